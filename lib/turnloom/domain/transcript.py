@@ -1,0 +1,164 @@
+"""What the model gets to see: instructions, earlier turns, this turn, as chat messages that strict upstreams accept.
+
+Two promises hold for every list that leaves this module: each tool message stands right behind the assistant message
+that made its call, in the order of the calls, and no call is left without one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import assert_never
+
+from turnloom.domain.event import ShieldsRun
+from turnloom.domain.message import (
+    JSON,
+    AssistantMessage,
+    Content,
+    Message,
+    Spec,
+    SystemMessage,
+    TextPart,
+    ToolCall,
+    ToolMessage,
+    UserMessage,
+)
+from turnloom.domain.turn import (
+    Call,
+    ClientRun,
+    Inference,
+    Listing,
+    Retrieval,
+    ShieldCheck,
+    Step,
+    ToolRun,
+    Turn,
+)
+
+NO_RESULT = "There is no result: this call was never answered."
+WITHHELD = "[A message was withheld because it violated a safety policy.]"
+REFUSAL = "I can't help with that."
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """How one API writes input, and whether what a failed turn said is shown to the turns after it.
+
+    `read` turns the input of a turn into messages, tool results as `ToolMessage`; its second argument says whether
+    the turn is the current one.
+    """
+
+    read: Callable[[Sequence[JSON], bool], list[Message]]
+    replays_failed: bool
+
+
+def transcript(spec: Spec, history: Iterable[Turn], turn: Turn, dialect: Dialect) -> tuple[Message, ...]:
+    """The messages for the next model call of `turn`, the history given oldest first."""
+    messages: list[Message] = [SystemMessage(spec.instructions)] if spec.instructions else []
+    for earlier in history:
+        if earlier.status != "failed" or dialect.replays_failed:
+            messages += _turn_messages(earlier, dialect, current=False)
+    messages += _turn_messages(turn, dialect, current=True)
+    return tuple(_arranged(messages))
+
+
+def content_text(content: JSON) -> str:
+    """The text of a string, a content item, or a list of these; what is no text is named by its type."""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list | tuple):
+        return "\n".join(content_text(item) for item in content)
+    if isinstance(content, dict):
+        return str(content["text"]) if "text" in content else f"[{content.get('type', 'content')}]"
+    return "" if content is None else str(content)
+
+
+def refusal(check: ShieldCheck | ShieldsRun) -> str:
+    """What the user is told when this check has blocked the turn."""
+    return str((check.violation or {}).get("user_message") or REFUSAL)
+
+
+def _turn_messages(turn: Turn, dialect: Dialect, *, current: bool) -> list[Message]:
+    violation = turn.violation
+    if violation is not None and violation.touchpoint == "user-input":
+        return [UserMessage(WITHHELD), AssistantMessage(refusal(violation))]
+    messages = dialect.read(turn.input, current)
+    for step in turn.steps:
+        _tell(step, messages)
+    if violation is not None:
+        messages.append(AssistantMessage(refusal(violation)))
+    return messages
+
+
+def _tell(step: Step, messages: list[Message]) -> None:
+    match step:
+        case Inference():
+            if (said := _assistant(step)) is not None:
+                messages.append(said)
+        case ToolRun():
+            messages.append(ToolMessage(step.call.call_id, content_text(step.content), step.call.name))
+        case ClientRun():
+            messages.extend(
+                ToolMessage(str(given["call_id"]), content_text(given["content"]), str(given.get("tool_name", "")))
+                for given in step.responses
+            )
+        case Retrieval():
+            _insert_context(step.text, messages)
+        case Listing():
+            if step.error is not None:
+                messages.append(SystemMessage(f"The tools of '{step.server}' are not available: {step.error}"))
+        case ShieldCheck():
+            pass
+        case _:
+            assert_never(step)
+
+
+def _assistant(inference: Inference) -> AssistantMessage | None:
+    text = inference.said("text") + inference.said("refusal")
+    calls = tuple(call.as_message() for call in _whole_calls(inference))
+    reasoning = inference.said("reasoning")
+    return AssistantMessage(text, calls, reasoning) if text or calls else None
+
+
+def _whole_calls(inference: Inference) -> tuple[Call, ...]:
+    """The calls that the model finished writing: of a message that was cut, the last block may be a fragment."""
+    cut = inference.finish is None or inference.finish == "length"
+    blocks = inference.blocks[:-1] if cut else inference.blocks
+    return tuple(block for block in blocks if isinstance(block, Call))
+
+
+def _insert_context(text: str, messages: list[Message]) -> None:
+    """Put the text of documents behind the turn's last user message."""
+    place = max((i for i, m in enumerate(messages) if isinstance(m, UserMessage)), default=None)
+    if place is None:
+        messages.append(UserMessage(text))
+        return
+    message = messages[place]
+    assert isinstance(message, UserMessage)
+    content: Content = (
+        f"{message.content}\n\n{text}" if isinstance(message.content, str) else (*message.content, TextPart(text))
+    )
+    messages[place] = UserMessage(content)
+
+
+def _arranged(messages: Sequence[Message]) -> Iterator[Message]:
+    """Put every tool message behind its call, answer the calls that have none, and retell results without a call."""
+    results = {message.call_id: message for message in messages if isinstance(message, ToolMessage)}
+    called = {call.call_id for message in messages if isinstance(message, AssistantMessage) for call in message.calls}
+    for message in messages:
+        match message:
+            case AssistantMessage():
+                yield message
+                yield from (_answer(call, results) for call in message.calls)
+            case ToolMessage():
+                if message.call_id not in called:
+                    yield UserMessage(f"Result of {message.name or 'a tool'}: {message.content}")
+            case SystemMessage() | UserMessage():
+                yield message
+            case _:
+                assert_never(message)
+
+
+def _answer(call: ToolCall, results: dict[str, ToolMessage]) -> ToolMessage:
+    given = results.get(call.call_id)
+    return ToolMessage(call.call_id, given.content if given else NO_RESULT, call.name)

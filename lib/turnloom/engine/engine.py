@@ -1,0 +1,74 @@
+"""What every driver shares: the ports, the stores, and how a stored turn gets its rules back."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+from turnloom.domain.action import CallTools
+from turnloom.domain.decide import decide
+from turnloom.domain.message import JSON, Spec
+from turnloom.domain.transcript import Dialect, transcript
+from turnloom.domain.turn import Turn
+from turnloom.engine.perform import Scene, World
+from turnloom.ports import Orchestrator, ToolScope
+from turnloom.store.turns import Place, Record, Turns
+
+
+@dataclass(frozen=True, slots=True)
+class Brief:
+    """What a driver must know beside the turn: its rules, the turns before it, and for whom its tools run."""
+
+    spec: Spec
+    history: tuple[Turn, ...]
+    dialect: Dialect
+    scope: ToolScope
+
+    def scene(self, turn: Turn) -> Scene:
+        messages = transcript(self.spec, self.history, turn, self.dialect)
+        return Scene(turn, self.spec, messages, self.scope)
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How fast things are written and looked for, in seconds.
+
+    `logged` is how old an event may get before a driver that nobody is connected to logs it; `poll` how often a
+    follower looks, at first and at most.
+    """
+
+    logged: float = 0.5
+    poll: tuple[float, float] = (0.05, 0.5)
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """Runs turns. `brief` resolves a stored turn's rules and history; without an orchestrator tools run inline."""
+
+    world: World
+    stores: Mapping[str, Turns]
+    brief: Callable[[Record], Awaitable[Brief]]
+    orchestrator: Orchestrator
+    pace: Pace = Pace()
+
+
+def state_of(record: Record, spec: Spec) -> dict[str, JSON]:
+    """The state machine's view of a turn: where it is and what it wants next, ids only."""
+    place = record.place
+    turn = {
+        "api": place.api,
+        "owner": place.owner,
+        "thread": place.thread,
+        "ordinal": place.ordinal,
+        "leg": record.turn.leg,
+    }
+    if not record.running:
+        return {"turn": turn, "next": "done", "calls": []}
+    action = decide(record.turn, spec)
+    calls = list(action.call_ids) if isinstance(action, CallTools) else []
+    return {"turn": turn, "next": action.kind, "calls": calls}
+
+
+def place_of(turn: Mapping[str, JSON]) -> Place:
+    """The place that `state_of` wrote down."""
+    return Place(turn["api"], turn["owner"], turn["thread"], turn["ordinal"])

@@ -1,0 +1,59 @@
+"""Reading a turn that someone else drives: from the log, then from its row once it rests."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from dataclasses import replace
+
+from turnloom.domain.errors import NotFound, Problem
+from turnloom.domain.event import Event
+from turnloom.domain.turn import Turn, fold
+from turnloom.engine.engine import Engine
+from turnloom.engine.takeover import take_over
+from turnloom.store.turns import Record
+
+
+class Followed:
+    """A turn driven elsewhere, or long over, as a reader sees it; `record` holds what is known of it already."""
+
+    problem: Problem | None = None
+
+    def __init__(self, engine: Engine, record: Record) -> None:
+        self.record = record
+        self._engine = engine
+
+    def events(self) -> AsyncGenerator[Event]:
+        return follow(self._engine, self.record)
+
+    async def settled(self) -> Turn:
+        """The turn once it rests."""
+        return fold(self.record.turn, [event async for event in self.events()])
+
+
+async def follow(engine: Engine, record: Record) -> AsyncGenerator[Event]:
+    """The events after those that `record` knows, as they are logged, until the turn rests.
+
+    A turn whose driver is lost is taken over on the way. Raises NotFound when the turn is deleted.
+    """
+    store = engine.stores[record.place.api]
+    soonest, latest = engine.pace.poll
+    delay = soonest
+    while record.running:
+        batches = await store.tail(record)
+        for batch in batches:
+            for event in batch.events:
+                yield event
+            record = replace(
+                record.with_events(batch.events), batches=batch.number + 1, lease=max(record.lease, batch.lease)
+            )
+        delay = soonest if batches else min(delay * 1.5, latest)
+        row = await store.peek(record.place)
+        if row is None:
+            raise NotFound("turn", record.turn.id)
+        if not row.running:
+            for event in row.events[len(record.events) :]:
+                yield event
+            return
+        if max(row.lease, record.lease) < engine.world.clock.now():
+            await take_over(engine, record)
+        await engine.world.clock.sleep(delay)

@@ -1,0 +1,194 @@
+"""The driver of a turn that someone is connected to: decide, perform, evolve until the turn rests or is handed over.
+
+What the reader may be told before it is logged: the opening of an inference and what the model adds to the block it
+is writing. Everything that closes something is logged first, and what ends or rests the turn is stored first.
+
+The drive does not depend on its reader: who goes away misses the rest, the turn does not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Awaitable
+from contextlib import aclosing
+
+from turnloom.domain.action import Action, AwaitClient, CallTools, Finish
+from turnloom.domain.decide import decide
+from turnloom.domain.errors import Problem, ServerFault
+from turnloom.domain.event import CallStarted, Delta, Event, InferenceStarted, TurnFailed
+from turnloom.domain.turn import Call, Inference, Said, Turn, evolve
+from turnloom.engine.engine import Brief, Engine, state_of
+from turnloom.engine.follow import follow
+from turnloom.engine.journal import AHEAD_SECONDS, Journal
+from turnloom.engine.perform import perform
+from turnloom.ports import ConditionFailed
+from turnloom.store.turns import Record, Turns, Unstored
+
+logger = logging.getLogger(__name__)
+
+_drives: set[asyncio.Task[None]] = set()
+
+
+class Run:
+    """A turn being driven here, and its events as they may be told. One reader at most."""
+
+    def __init__(self, engine: Engine, store: Turns | Unstored, record: Record, brief: Brief) -> None:
+        self.record = record
+        self.brief = brief
+        self.problem: Problem | None = None
+        self._engine = engine
+        self._store = store
+        self._journal = Journal(store, record, engine.world.clock, AHEAD_SECONDS)
+        self._held: list[Event] = []
+        self._told: asyncio.Queue[Event | Problem | None] = asyncio.Queue()
+        self._drive: asyncio.Task[None] | None = None
+
+    async def start(self, opening: Awaitable[None] | None = None) -> None:
+        """Begin to drive, and wait until `opening`, the write that makes the turn exist, is done.
+
+        The two overlap. When the opening fails, the drive is called off and the failure raised.
+        """
+        if opening is not None:
+            self._journal.opened = asyncio.ensure_future(opening)
+        self._drive = asyncio.create_task(self._to_the_end())
+        _drives.add(self._drive)
+        self._drive.add_done_callback(_drives.discard)
+        if self._journal.opened is not None:
+            await self._await_opening(self._journal.opened)
+
+    async def _await_opening(self, opened: asyncio.Future[None]) -> None:
+        try:
+            await asyncio.shield(opened)
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """Call the drive off; a stored turn is then taken over by the sweeper."""
+        if self._drive is not None:
+            self._drive.cancel()
+
+    async def events(self) -> AsyncGenerator[Event]:
+        """The events from where this run began, until the turn rests. Raises the Problem that kept it from ending."""
+        while (told := await self._told.get()) is not None:
+            if isinstance(told, Problem):
+                raise told
+            yield told
+
+    async def settled(self) -> Turn:
+        """The turn once it rests."""
+        turn = self.record.turn
+        async for event in self.events():
+            turn = evolve(turn, event)
+        return turn
+
+    async def _to_the_end(self) -> None:
+        try:
+            await self._drive_on()
+        except ConditionFailed:
+            await self._tell_the_rest()
+        except asyncio.CancelledError:
+            raise
+        except Exception as failure:
+            self._told.put_nowait(_as_problem(failure))
+        finally:
+            self._told.put_nowait(None)
+
+    async def _drive_on(self) -> None:
+        try:
+            async with self._journal.kept_alive():
+                handed_over = await self._act()
+        except ConditionFailed:
+            raise
+        except Exception as failure:
+            await self._fail(_as_problem(failure))
+            return
+        if handed_over:
+            await self._tell_the_rest()
+
+    async def _act(self) -> bool:
+        """Act until the turn rests (False) or is handed to the state machine (True)."""
+        spec = self.brief.spec
+        while not isinstance(action := decide(self._journal.turn, spec), AwaitClient | Finish):
+            await self._release()
+            if isinstance(action, CallTools) and isinstance(self._store, Turns):
+                await self._hand_over()
+                return True
+            await self._perform(action)
+        await self._perform(action)
+        await self._journal.settle()
+        self._tell_held()
+        return False
+
+    async def _perform(self, action: Action) -> None:
+        scene = self.brief.scene(self._journal.turn)
+        async with aclosing(perform(action, scene, self._engine.world)) as events:
+            async for event in events:
+                await self._take(event)
+
+    async def _take(self, event: Event) -> None:
+        ahead = _may_run_ahead(self._journal.turn, event)
+        await self._release()
+        self._journal.note(event)
+        if ahead:
+            self._told.put_nowait(event)
+        else:
+            self._held.append(event)
+
+    async def _release(self) -> None:
+        """Log what was held back, then tell it."""
+        if self._held or self._journal.full:
+            await self._journal.flush()
+        self._tell_held()
+
+    def _tell_held(self) -> None:
+        for event in self._held:
+            self._told.put_nowait(event)
+        self._held.clear()
+
+    async def _hand_over(self) -> None:
+        record = self._journal.record
+        name = f"{record.turn.id}-{record.turn.leg}-0"
+        await self._engine.orchestrator.start(name, state_of(record, self.brief.spec))
+
+    async def _fail(self, problem: Problem) -> None:
+        self.problem = problem
+        at = max(self._engine.world.clock.now(), self._journal.turn.last_at + 1)
+        failure = TurnFailed(at, problem.code, problem.message)
+        self._journal.note(failure)
+        self._held.append(failure)
+        await self._journal.settle()
+        self._tell_held()
+
+    async def _tell_the_rest(self) -> None:
+        """Tell what others make of the turn, from the log."""
+        async with aclosing(follow(self._engine, self._journal.record)) as events:
+            async for event in events:
+                self._told.put_nowait(event)
+
+
+def _as_problem(failure: Exception) -> Problem:
+    if isinstance(failure, Problem):
+        return failure
+    logger.error("the driver of a turn broke down", exc_info=failure)
+    return ServerFault("The turn failed because of an internal error.")
+
+
+def _may_run_ahead(turn: Turn, event: Event) -> bool:
+    """Whether the event only opens an inference or adds to its open block, and so closes nothing."""
+    if isinstance(event, InferenceStarted):
+        return True
+    last = turn.steps[-1] if turn.steps else None
+    if not isinstance(last, Inference):
+        return False
+    block = last.blocks[-1] if last.blocks else None
+    match event:
+        case CallStarted():
+            return block is None
+        case Delta(block="arguments"):
+            return isinstance(block, Call)
+        case Delta():
+            return block is None or (isinstance(block, Said) and block.block == event.block)
+        case _:
+            return False

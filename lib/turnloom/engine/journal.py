@@ -1,0 +1,99 @@
+"""A driver's pen: notes events, writes them to the log in small batches, keeps the lease alive.
+
+What has been noted but not logged is what a crash loses; `AHEAD_EVENTS` and `AHEAD_SECONDS` bound it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+from turnloom.domain.event import Event
+from turnloom.domain.turn import Turn, evolve, withheld
+from turnloom.ports import Clock
+from turnloom.store.turns import Record, Turns, Unstored
+
+AHEAD_EVENTS = 64
+AHEAD_SECONDS = 2.0
+LEASE_SECONDS = 30.0
+
+
+class Journal:
+    """Writes one turn on from `record`. Every write raises ConditionFailed once another driver or a cancel came first.
+
+    `ahead_seconds` is how old an unlogged event may get: short where readers see only the log.
+    """
+
+    def __init__(self, store: Turns | Unstored, record: Record, clock: Clock, ahead_seconds: float) -> None:
+        self.record = record
+        self.turn: Turn = record.turn
+        self.opened: asyncio.Future[None] | None = None
+        self._store = store
+        self._clock = clock
+        self._ahead_seconds = ahead_seconds
+        self._pending: list[Event] = []
+        self._written = clock.now()
+        self._lock = asyncio.Lock()
+
+    def note(self, event: Event) -> None:
+        """Let the event have happened; it is stored by one of the next writes."""
+        self.turn = evolve(self.turn, event)
+        self._pending.append(event)
+
+    @property
+    def full(self) -> bool:
+        return len(self._pending) >= AHEAD_EVENTS
+
+    async def flush(self) -> None:
+        """Log what was noted."""
+        async with self._lock:
+            if self._pending:
+                await self._append()
+
+    async def settle(self) -> None:
+        """Write the turn's row with all its events: the turn rests, or has ended."""
+        async with self._lock:
+            if self.opened is not None:
+                await self.opened
+            events = self.record.events + tuple(self._pending)
+            check = self.turn.violation
+            if check is not None and check.touchpoint == "assistant-output":
+                events = withheld(events)
+            record = replace(self.record, events=events, turn=self.turn, lease=0, secrets=None)
+            self.record = await self._store.settle(record)
+            self._pending.clear()
+
+    @asynccontextmanager
+    async def kept_alive(self) -> AsyncIterator[None]:
+        """While inside, unlogged events do not grow old and the lease does not run out.
+
+        A failing write cancels what runs inside and is raised in its place.
+        """
+        try:
+            async with asyncio.TaskGroup() as group:
+                pulse = group.create_task(self._pulse())
+                yield
+                pulse.cancel()
+        except BaseExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+
+    async def _pulse(self) -> None:
+        while True:
+            await self._clock.sleep(self._ahead_seconds)
+            idle = self._clock.now() - self._written
+            async with self._lock:
+                if self._pending or idle > LEASE_SECONDS / 3 * 1e6:
+                    await self._append()
+
+    async def _append(self) -> None:
+        if self.opened is not None:
+            await self.opened
+        # Taken before the write: what is noted meanwhile belongs to the next batch.
+        events, turn = tuple(self._pending), self.turn
+        now = self._clock.now()
+        lease = now + int(LEASE_SECONDS * 1e6)
+        self.record = await self._store.append(self.record, events, lease, turn)
+        del self._pending[: len(events)]
+        self._written = now

@@ -1,0 +1,132 @@
+"""The driver of a turn that nobody holds a connection for: load, do one action, log it, say what is next.
+
+Each function is one task of the state machine and takes and returns its state (`engine.state_of`). A task that finds
+another action due than its own does nothing: it returns what is. So every task may be repeated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import aclosing
+from dataclasses import replace
+
+from turnloom.domain.action import Action, AwaitClient, CallTools, Finish
+from turnloom.domain.decide import decide
+from turnloom.domain.errors import Problem
+from turnloom.domain.event import Event, TakenOver, TurnFailed
+from turnloom.domain.message import JSON
+from turnloom.engine.engine import Brief, Engine, place_of, state_of
+from turnloom.engine.journal import Journal
+from turnloom.engine.perform import perform
+from turnloom.ports import ConditionFailed
+from turnloom.store.turns import Record
+
+State = Mapping[str, JSON]
+
+TOOL_LEASE_SECONDS = 90.0
+"""Longer than any tool may take: nothing is logged while one runs."""
+
+
+class TurnMoved(Exception):
+    """Another driver, a cancel or a deletion came first; there is nothing left to do here."""
+
+
+async def step(engine: Engine, state: State, kind: str) -> dict[str, JSON]:
+    """Do the turn's next action if it is of this kind, and return the state after it.
+
+    A failure of the turn itself is stored and ends it; only our own faults are raised. Raises TurnMoved.
+    """
+    record = await _load(engine, state)
+    if record is None:
+        return {**state, "next": "done", "calls": []}
+    brief = await engine.brief(record)
+    journal = _journal(engine, record)
+    if journal.turn.cut:
+        journal.note(TakenOver(_after(engine, record)))
+    action = decide(journal.turn, brief.spec)
+    if action.kind == kind:
+        await _act(engine, journal, brief, action)
+    return state_of(journal.record, brief.spec)
+
+
+async def call_tool(engine: Engine, state: State, call_id: str) -> None:
+    """Run one of the open calls and log its answer; a call that has one already is left alone."""
+    record = await _load(engine, state)
+    if record is None or call_id not in {call.call_id for call in record.turn.open_calls}:
+        return
+    brief = await engine.brief(record)
+    scene = brief.scene(record.turn)
+    async with aclosing(perform(CallTools((call_id,)), scene, engine.world)) as events:
+        async for event in events:
+            record = await _append_among_others(engine, record, event, call_id)
+
+
+async def fail(engine: Engine, state: State, message: str) -> None:
+    """End a turn that the state machine could not bring to its end; the cause is for the logs, not for the client."""
+    record = await _load(engine, state)
+    if record is None:
+        return
+    failure = TurnFailed(_after(engine, record), "internal_error", message)
+    await _settle_failed(engine, record, failure)
+
+
+async def _load(engine: Engine, state: State) -> Record | None:
+    """The record, if its turn is still running the leg that this execution was started for."""
+    turn = state["turn"]
+    record = await engine.stores[turn["api"]].load(place_of(turn))
+    running = record is not None and record.running and record.turn.leg == turn["leg"]
+    return record if running else None
+
+
+def _journal(engine: Engine, record: Record) -> Journal:
+    return Journal(engine.stores[record.place.api], record, engine.world.clock, engine.pace.logged)
+
+
+async def _act(engine: Engine, journal: Journal, brief: Brief, action: Action) -> None:
+    try:
+        async with journal.kept_alive():
+            await _perform(engine, journal, brief, action)
+            if isinstance(action, AwaitClient | Finish):
+                await journal.settle()
+            else:
+                await journal.flush()
+    except ConditionFailed:
+        raise TurnMoved(journal.turn.id) from None
+    except Problem as problem:
+        journal.note(TurnFailed(_after(engine, journal.record), problem.code, problem.message))
+        await journal.settle()
+
+
+async def _perform(engine: Engine, journal: Journal, brief: Brief, action: Action) -> None:
+    async with aclosing(perform(action, brief.scene(journal.turn), engine.world)) as events:
+        async for event in events:
+            journal.note(event)
+            if journal.full:
+                await journal.flush()
+
+
+async def _append_among_others(engine: Engine, record: Record, event: Event, call_id: str) -> Record:
+    """Log the event of one call while its siblings log theirs: whoever finds the number taken tries the next."""
+    store = engine.stores[record.place.api]
+    while True:
+        lease = engine.world.clock.now() + int(TOOL_LEASE_SECONDS * 1e6)
+        try:
+            return await store.append(record, [event], lease)
+        except ConditionFailed:
+            fresh = await store.load(record.place)
+            open_calls = fresh.turn.open_calls if fresh is not None and fresh.running else ()
+            if fresh is None or call_id not in {call.call_id for call in open_calls}:
+                raise TurnMoved(record.turn.id) from None
+            record = fresh
+
+
+async def _settle_failed(engine: Engine, record: Record, failure: TurnFailed) -> None:
+    store = engine.stores[record.place.api]
+    try:
+        await store.settle(replace(record.with_events([failure]), lease=0, secrets=None))
+    except ConditionFailed:
+        raise TurnMoved(record.turn.id) from None
+
+
+def _after(engine: Engine, record: Record) -> int:
+    return max(engine.world.clock.now(), record.turn.last_at + 1)

@@ -1,0 +1,264 @@
+"""What the core needs from the world, as protocols; `adapters/` answers them, `testing.py` fakes them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from turnloom.domain.message import JSON, Message, Tool, ToolSource, Usage
+
+# --- storage ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One item of an ordered table: `value` is JSON, at most 350,000 bytes of it (what is larger goes to `Blobs`).
+
+    `version` is what `Version` compares: the writer sets it. `expires` is in seconds since the epoch; an expired row
+    is not returned by any read. `indexes` places the row in named secondary orders, as (partition, sort); a row that
+    leaves out an index is not in it.
+    """
+
+    partition: str
+    sort: str
+    value: JSON
+    version: int = 1
+    expires: int | None = None
+    indexes: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """Write only if no row has this key."""
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """Write only if the row is there with this version."""
+
+    number: int
+
+
+Condition = Absent | Version
+
+
+class ConditionFailed(Exception):
+    """A conditional write met another state than it asked for; nothing was written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A run of rows in order; `more` says that the query has further rows beyond the last one."""
+
+    rows: tuple[Row, ...]
+    more: bool
+
+
+class Table(Protocol):
+    """An ordered table with conditional writes. Reads are strongly consistent, but for queries with `index`."""
+
+    async def get(self, partition: str, sort: str) -> Row | None: ...
+
+    async def get_many(self, keys: Sequence[tuple[str, str]]) -> list[Row]:
+        """The rows with these (partition, sort) keys, in the order of `keys`; what does not exist is left out."""
+        ...
+
+    async def put(self, row: Row, when: Condition | None = None) -> None:
+        """Write the row whole, replacing any other. Raises ConditionFailed when `when` does not hold."""
+        ...
+
+    async def delete(self, partition: str, sort: str, when: Version | None = None) -> None:
+        """Remove the row; removing what is not there is no error, unless `when` names a version (ConditionFailed)."""
+        ...
+
+    async def query(
+        self,
+        partition: str,
+        *,
+        after: str | None = None,
+        before: str | None = None,
+        descending: bool = False,
+        limit: int | None = None,
+        index: str | None = None,
+    ) -> Page:
+        """Rows of one partition in order of the sort key, `after` and `before` exclusive; one page, at most `limit`.
+
+        With `index`, partition and sort key are those of that secondary order, which may lag behind by moments.
+        """
+        ...
+
+
+class Blobs(Protocol):
+    """Bytes by key, for what a table item cannot hold."""
+
+    async def put(self, key: str, content: bytes) -> None: ...
+
+    async def get(self, key: str) -> bytes | None: ...
+
+    async def delete(self, key: str) -> None: ...
+
+
+# --- the model -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRequest:
+    """One chat-completions call. `tool_choice` is None (not sent), `required`, or the name of a tool in `tools`."""
+
+    model: str
+    messages: tuple[Message, ...]
+    tools: tuple[Tool, ...] = ()
+    tool_choice: str | None = None
+    sampling: Mapping[str, JSON] = field(default_factory=dict)
+    response_format: Mapping[str, JSON] | None = None
+    parallel_calls: bool = True
+    max_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TextChunk:
+    """Text, refusal or reasoning as it arrives; never empty. `logprobs` as the upstream gave them for this text."""
+
+    text: str
+    block: Literal["text", "refusal", "reasoning"] = "text"
+    logprobs: tuple[JSON, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CallChunk:
+    """A fragment of the tool call number `index` (as the upstream counts); id and name come with one of them."""
+
+    index: int
+    call_id: str = ""
+    name: str = ""
+    arguments: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The model stopped: the upstream's reason, and its count of tokens, None if it gave none."""
+
+    reason: Literal["stop", "tool_calls", "length", "content_filter"]
+    usage: Usage | None = None
+
+
+Chunk = TextChunk | CallChunk | Finished
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    model_id: str
+    created: int = 0
+    owned_by: str = ""
+
+
+class Model(Protocol):
+    """An OpenAI-compatible endpoint."""
+
+    def stream(self, request: ModelRequest) -> AsyncGenerator[Chunk]:
+        """The answer in chunks, the last one `Finished`.
+
+        Raises an UpstreamError: connection errors, 429 and 5xx only after retries, and never a retry once a chunk is
+        out; UpstreamBroken when the stream ends without a finish reason. Closing the iterator ends the upstream call.
+        """
+        ...
+
+    async def models(self) -> list[ModelInfo]: ...
+
+
+# --- tools -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ToolScope:
+    """For whom and within what a tool is run. `headers` are secrets of this caller by MCP server address."""
+
+    owner: str
+    session: str | None = None
+    turn: str | None = None
+    headers: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    provider_data: Mapping[str, JSON] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ToolResult:
+    """What a tool gave back: text, or a list of content items. With `error` set, `content` says what went wrong."""
+
+    content: str | list[JSON]
+    metadata: Mapping[str, JSON] = field(default_factory=dict)
+    error: ToolError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ToolError:
+    """Why a tool failed: `kind` tells an MCP protocol error, an HTTP status and a tool's own error apart."""
+
+    kind: Literal["tool", "protocol", "http", "arguments", "unknown", "timeout", "interrupted"]
+    message: str
+    code: int = 1
+
+
+class Tools(Protocol):
+    """Runs server tools, and asks tool servers what they offer."""
+
+    async def call(self, source: ToolSource, arguments: Mapping[str, JSON], scope: ToolScope) -> ToolResult:
+        """Run one tool. A failing tool is a result with `error`, never an exception."""
+        ...
+
+    async def offered(self, source: ToolSource, scope: ToolScope) -> list[Tool]:
+        """The tools of a group (`source.name` is ignored), each with its own source filled in.
+
+        Raises Unauthenticated (`mcp_unauthenticated`), UpstreamError (`toolgroup_unreachable`) or InvalidRequest.
+        """
+        ...
+
+
+# --- shields, documents, orchestration, time -------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    level: Literal["info", "warn", "error"]
+    user_message: str | None = None
+    metadata: Mapping[str, JSON] = field(default_factory=dict)
+
+
+class Shields(Protocol):
+    async def check(self, shield: str, messages: Sequence[Message], scope: ToolScope) -> Violation | None:
+        """What this shield has against the last of `messages`; raises UpstreamError (`shield_unavailable`)."""
+        ...
+
+
+class Retriever(Protocol):
+    def check(self, content: JSON, mime_type: str) -> None:
+        """Refuse, without reading it, a document of a kind, size or address that is not taken (InvalidRequest)."""
+        ...
+
+    async def document(self, content: JSON, mime_type: str) -> str:
+        """The text of a document, inline or by address; raises InvalidRequest (`document_rejected`)."""
+        ...
+
+
+class Orchestrator(Protocol):
+    """Step Functions: runs a turn on, one action at a time."""
+
+    async def start(self, name: str, given: Mapping[str, Any]) -> None:
+        """Start an execution; starting one of the same name again changes nothing. `given` holds ids only."""
+        ...
+
+
+class Vault(Protocol):
+    """Seals what must not be readable at rest."""
+
+    def seal(self, secret: bytes) -> str: ...
+
+    def unseal(self, sealed: str) -> bytes: ...
+
+
+class Clock(Protocol):
+    def now(self) -> int:
+        """Microseconds since the epoch."""
+        ...
+
+    async def sleep(self, seconds: float) -> None: ...

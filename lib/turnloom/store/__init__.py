@@ -1,0 +1,1 @@
+"""Keys and items, written once over the Table port."""

@@ -1,0 +1,47 @@
+"""What is to be removed, and when: a list that survives the process which began the removal.
+
+Deleting an agent or a session writes its name here first, then hides it, then removes it piece by piece, then takes
+the name off. Whoever dies in between leaves the name, and the sweeper goes on. A session that is to expire is on the
+list from its start, due when it may be over.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from turnloom.ports import Row, Table
+
+_LIST = "disposal"
+
+
+@dataclass(frozen=True, slots=True)
+class Disposable:
+    """An agent (no session), or one session of it; `expiring` ones are only removed if nothing happened since."""
+
+    owner: str
+    agent_id: str
+    session_id: str | None = None
+    expiring: bool = False
+
+
+class Disposal:
+    def __init__(self, table: Table) -> None:
+        self._table = table
+
+    async def put(self, thing: Disposable, due: int) -> str:
+        """Put on the list, due at that time in microseconds; the entry's name for `take_off`."""
+        entry = f"{due:017d}#{thing.session_id or thing.agent_id}"
+        value = {"owner": thing.owner, "agent": thing.agent_id, "session": thing.session_id, "expiring": thing.expiring}
+        await self._table.put(Row(_LIST, entry, value))
+        return entry
+
+    async def take_off(self, entry: str) -> None:
+        await self._table.delete(_LIST, entry)
+
+    async def due(self, now: int, limit: int = 100) -> list[tuple[str, Disposable]]:
+        """The entries whose time has come, oldest first, each with its name."""
+        page = await self._table.query(_LIST, before=f"{now:017d}", limit=limit)
+        return [
+            (row.sort, Disposable(row.value["owner"], row.value["agent"], row.value["session"], row.value["expiring"]))
+            for row in page.rows
+        ]

@@ -1,0 +1,306 @@
+"""Turns and their logs.
+
+A turn is one row at its ordinal in a thread, and, while it runs, a log of batches beside it.
+
+- **The row decides.** Opening, resting, resuming, cancelling, taking over: each is one conditional write of the row.
+  A plain turn is two writes, one when it opens and one when it ends; the second holds all of its events.
+- **The log carries.** What happens in between is appended in batches numbered without a gap, each written only if its
+  number is free. So a retried task is harmless, and of two drivers only one gets on.
+- **Who interferes from outside** (cancel, delete, take over) writes the row first and then takes the next number of
+  the log, a fence: the driver's next append fails, and it learns what happened at no extra cost.
+- A driver holds a **lease** that every write of its own prolongs. What rests or has ended has none.
+
+The events of a turn are the row's followed by the log's from batch `row.batches` on; those before are in the row.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from turnloom.domain.event import Event
+from turnloom.domain.message import JSON
+from turnloom.domain.turn import Turn, fold
+from turnloom.ports import Absent, Blobs, ConditionFailed, Row, Table, Version
+from turnloom.store import codec
+from turnloom.store.keys import partition, place_in_thread, split
+
+INLINE_BYTES = 300_000
+"""What a row may hold of events; DynamoDB ends at 400 KB, and the rest of the row needs room."""
+LOG_SECONDS = 24 * 3600
+SHARDS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a turn lives: which API's table, whose, in which thread, at which ordinal."""
+
+    api: str
+    owner: str
+    thread: str
+    ordinal: int
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A stored turn: what its row and log say, and what a writer needs to go on (`version`, `batches`).
+
+    `lease` is the time in microseconds until which its driver is taken to be alive; 0 while nobody drives.
+    `origin` holds what belongs to the turn but is no event: agent, parent and lineage, fingerprint of the request.
+    `reopens` is set in a row that is no turn: it only marks that the turn before it was reopened here.
+    """
+
+    place: Place
+    turn: Turn
+    events: tuple[Event, ...] = ()
+    version: int = 1
+    batches: int = 0
+    lease: int = 0
+    origin: dict[str, JSON] = field(default_factory=dict)
+    secrets: str | None = None
+    reopens: bool = False
+    expires: int | None = None
+    blob: str | None = None
+
+    @property
+    def running(self) -> bool:
+        return self.turn.running and not self.reopens
+
+    def with_events(self, events: Iterable[Event]) -> Record:
+        """The record after these events, which are not stored yet."""
+        new = tuple(events)
+        return replace(self, events=self.events + new, turn=fold(self.turn, new))
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    number: int
+    events: tuple[Event, ...]
+    lease: int
+
+
+class Turns:
+    """The turns of one API."""
+
+    def __init__(self, api: str, table: Table, log: Table, blobs: Blobs, *, listed: bool = False) -> None:
+        self.api = api
+        self._table = table
+        self._log = log
+        self._blobs = blobs
+        self._listed = listed
+
+    # --- writing
+
+    async def open(self, record: Record) -> None:
+        """Store a new turn. Raises ConditionFailed when its place in the thread is taken."""
+        await self._table.put(await self._row(record), Absent())
+
+    async def settle(self, record: Record) -> Record:
+        """Store the record, with all its events, as the successor of the version it came from.
+
+        Raises ConditionFailed when someone else wrote the row in the meantime.
+        """
+        row = await self._row(replace(record, version=record.version + 1))
+        blob = row.value.get("blob")
+        try:
+            await self._table.put(row, Version(record.version))
+        except ConditionFailed:
+            await self._drop_blob(blob)
+            raise
+        await self._drop_blob(record.blob)
+        return replace(record, version=row.version, blob=blob)
+
+    async def append(self, record: Record, events: Sequence[Event], lease: int, turn: Turn | None = None) -> Record:
+        """Append a batch to the log and prolong the lease; `turn` spares folding the events again.
+
+        Raises ConditionFailed when the number of the batch is taken.
+        """
+        number = record.batches
+        value = {"events": codec.dump(events), "lease": lease}
+        expires = lease // 1_000_000 + LOG_SECONDS
+        await self._log.put(Row(self._log_of(record), place_in_thread(number), value, expires=expires), Absent())
+        after = replace(record, events=record.events + tuple(events), turn=turn or fold(record.turn, events))
+        return replace(after, batches=number + 1, lease=lease)
+
+    async def fence(self, record: Record, lease: int, events: Sequence[Event] = ()) -> Record:
+        """Take the next number of the log, however far a driver has got, so that its next append fails."""
+        while True:
+            try:
+                return await self.append(record, events, lease)
+            except ConditionFailed:
+                record = await self._caught_up(record)
+
+    async def delete(self, record: Record) -> None:
+        """Remove the turn and all that belongs to it; a driver at work on it finds out at its next append."""
+        await self._table.delete(*self._key(record.place))
+        await self._drop_blob(record.blob)
+        await self._drop_log(record)
+        if record.running:
+            await self.fence(record, record.lease)
+
+    # --- reading
+
+    async def load(self, place: Place) -> Record | None:
+        """The turn at this place with all that is logged of it; None if there is none."""
+        record = await self.peek(place)
+        return await self._caught_up(record) if record is not None and record.running else record
+
+    async def peek(self, place: Place) -> Record | None:
+        """The turn as its row alone tells it: whole unless it is running."""
+        row = await self._table.get(*self._key(place))
+        return None if row is None else await self._record(row)
+
+    async def tail(self, record: Record) -> list[Batch]:
+        """The batches logged after those that the record knows, in order."""
+        after = place_in_thread(record.batches - 1) if record.batches else None
+        batches: list[Batch] = []
+        while True:
+            page = await self._log.query(self._log_of(record), after=after)
+            batches.extend(
+                Batch(int(row.sort), tuple(codec.load(row.value["events"])), row.value["lease"]) for row in page.rows
+            )
+            if not page.more:
+                return batches
+            after = page.rows[-1].sort
+
+    async def thread(
+        self, owner: str, thread: str, *, upto: int | None = None, newest_first: bool = False, limit: int | None = None
+    ) -> list[Record]:
+        """The records of a thread in order of their ordinals, up to and with `upto`; logs are not read."""
+        key = partition(owner, thread)
+        before = place_in_thread(upto + 1) if upto is not None else None
+        records: list[Record] = []
+        after: str | None = None
+        while True:
+            bounds = {"before": after or before} if newest_first else {"after": after, "before": before}
+            wanted = limit - len(records) if limit is not None else None
+            page = await self._table.query(key, **bounds, descending=newest_first, limit=wanted)
+            records += [await self._record(row) for row in page.rows]
+            if not page.more or (limit is not None and len(records) >= limit):
+                return records
+            after = page.rows[-1].sort
+
+    async def listed(self, owner: str, *, after: str | None, descending: bool, limit: int) -> tuple[list[Record], bool]:
+        """The owner's turns in order of their ids, one page, and whether there are more."""
+        bounds = {"before": after} if descending else {"after": after}
+        page = await self._table.query(partition(owner), **bounds, descending=descending, limit=limit, index="listed")
+        records = []
+        for row in page.rows:
+            record = await self._record(row)
+            records.append(await self._caught_up(record) if record.running else record)
+        return records, page.more
+
+    async def overdue(self, now: int) -> list[Record]:
+        """The turns in progress whose lease, as far as their rows tell, has run out."""
+        records: list[Record] = []
+        for shard in range(SHARDS):
+            page = await self._table.query(f"running#{shard}", before=f"{now:017d}", index="running")
+            for row in page.rows:
+                record = await self.load(self._place(row))
+                if record is not None and record.running and record.lease < now:
+                    records.append(record)
+        return records
+
+    # --- rows
+
+    def _key(self, place: Place) -> tuple[str, str]:
+        return partition(place.owner, place.thread), place_in_thread(place.ordinal)
+
+    def _log_of(self, record: Record) -> str:
+        return partition(record.place.owner, record.turn.id)
+
+    async def _row(self, record: Record) -> Row:
+        value: dict[str, Any] = {"id": record.turn.id, **record.origin}
+        if record.batches:
+            value["batches"] = record.batches
+        if record.reopens:
+            value["reopens"] = True
+        if record.running:
+            value["lease"] = record.lease
+            if record.secrets:
+                value["secrets"] = record.secrets
+        await self._put_events(record, value)
+        return Row(*self._key(record.place), value, record.version, record.expires, self._indexes(record))
+
+    async def _put_events(self, record: Record, value: dict[str, Any]) -> None:
+        events = codec.dump(record.events)
+        # Only what is long by any measure is worth writing out twice to know its size.
+        if len(record.events) > 200 or len(str(events)) > INLINE_BYTES // 4:
+            packed = json.dumps(events, ensure_ascii=False, separators=(",", ":")).encode()
+            if len(packed) > INLINE_BYTES:
+                value["blob"] = f"{partition(record.place.owner, record.turn.id)}/{record.version}"
+                await self._blobs.put(value["blob"], packed)
+                return
+        value["events"] = events
+
+    def _indexes(self, record: Record) -> dict[str, tuple[str, str]]:
+        place, indexes = record.place, {}
+        if record.running:
+            shard = zlib.crc32(place.thread.encode()) % SHARDS
+            indexes["running"] = (f"running#{shard}", f"{record.lease:017d}#{record.turn.id}")
+        if self._listed:
+            indexes["listed"] = (partition(place.owner), record.turn.id)
+        return indexes
+
+    def _place(self, row: Row) -> Place:
+        owner, thread = split(row.partition)
+        return Place(self.api, owner, thread, int(row.sort))
+
+    async def _record(self, row: Row) -> Record:
+        value = dict(row.value)
+        packed = value.pop("events", None)
+        blob = value.pop("blob", None)
+        if blob is not None:
+            packed = json.loads(await self._blobs.get(blob) or b"[]")
+        events = tuple(codec.load(packed or []))
+        identifier = value.pop("id")
+        return Record(
+            place=self._place(row),
+            turn=fold(Turn(identifier), events),
+            events=events,
+            version=row.version,
+            batches=value.pop("batches", 0),
+            lease=value.pop("lease", 0),
+            secrets=value.pop("secrets", None),
+            reopens=value.pop("reopens", False),
+            expires=row.expires,
+            blob=blob,
+            origin=value,
+        )
+
+    async def _caught_up(self, record: Record) -> Record:
+        """The record with what its log holds beyond it."""
+        for batch in await self.tail(record):
+            lease = max(record.lease, batch.lease)
+            record = replace(record.with_events(batch.events), batches=batch.number + 1, lease=lease)
+        return record
+
+    async def _drop_blob(self, key: str | None) -> None:
+        if key is not None:
+            await self._blobs.delete(key)
+
+    async def _drop_log(self, record: Record) -> None:
+        key = self._log_of(record)
+        while True:
+            page = await self._log.query(key)
+            for row in page.rows:
+                await self._log.delete(row.partition, row.sort)
+            if not page.more:
+                return
+
+
+class Unstored:
+    """Keeps nothing: for a turn that its caller asked not to be stored. It lives and ends with its driver."""
+
+    async def open(self, record: Record) -> None:
+        return None
+
+    async def settle(self, record: Record) -> Record:
+        return record
+
+    async def append(self, record: Record, events: Sequence[Event], lease: int, turn: Turn | None = None) -> Record:
+        after = replace(record, events=record.events + tuple(events), turn=turn or fold(record.turn, events))
+        return replace(after, lease=lease)

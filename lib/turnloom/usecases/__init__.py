@@ -1,0 +1,1 @@
+"""What a caller may ask, in domain words, shared by both APIs."""

@@ -1,0 +1,189 @@
+"""The rules of an agent's turn: its config, what the turn adds to it, and the tool groups that both name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from turnloom.domain.agent import ToolGroup
+from turnloom.domain.errors import InvalidRequest
+from turnloom.domain.message import JSON, Spec, Tool, ToolSource
+
+_TYPES = {
+    "str": "string",
+    "string": "string",
+    "int": "integer",
+    "integer": "integer",
+    "float": "number",
+    "number": "number",
+    "bool": "boolean",
+    "boolean": "boolean",
+    "dict": "object",
+    "Dict": "object",
+    "object": "object",
+}
+_LISTS = ("list", "List", "array")
+
+Groups = Mapping[str, tuple[Tool, ...]]
+
+
+def agent_spec(config: Mapping[str, Any], settings: Mapping[str, Any], groups: Groups, most_inferences: int) -> Spec:
+    """Resolve an AgentConfig (all defaults filled in) and the settings of one of its turns.
+
+    Raises InvalidRequest: unknown_toolgroup, unknown_tool, duplicate_tool, unknown_shield.
+    """
+    tool_config = settings.get("tool_config") or config["tool_config"]
+    tools = _client_tools(config["client_tools"]) + group_tools(
+        [*config["toolgroups"], *(settings.get("toolgroups") or [])], groups
+    )
+    _check_names(tools)
+    wanted = config["max_infer_iters"]
+    return Spec(
+        model=config["model"],
+        instructions=_instructions(config["instructions"], tool_config, tools),
+        tools=tuple(tools),
+        choice=_choice(tool_config["tool_choice"], tools),
+        sampling=_sampling(config["sampling_params"]),
+        response_format=_response_format(config["response_format"]),
+        max_inferences=min(wanted or most_inferences, most_inferences),
+        input_shields=tuple(config["input_shields"]),
+        output_shields=tuple(config["output_shields"]),
+        documents=tuple(settings.get("documents") or ()),
+    )
+
+
+def groups_by_id(builtin: Groups, registered: Iterable[ToolGroup]) -> dict[str, tuple[Tool, ...]]:
+    """Every tool group that an owner may name, with its tools."""
+    return {**builtin, **{group.identifier: tuple(map(stored_tool, group.tools)) for group in registered}}
+
+
+def stored_tool(stored: Mapping[str, Any]) -> Tool:
+    """The tool that `storable` wrote down."""
+    source = stored.get("source")
+    return Tool(stored["name"], stored["description"], stored["parameters"], ToolSource(**source) if source else None)
+
+
+def storable(tool: Tool) -> dict[str, JSON]:
+    """A server tool as JSON, without what its registration says for the whole group."""
+    source = tool.source
+    assert source is not None
+    return {
+        "name": tool.name,
+        "description": tool.description,
+        "parameters": dict(tool.parameters),
+        "source": {name: getattr(source, name) for name in ToolSource.__slots__},
+    }
+
+
+def group_tools(named: Sequence[JSON], groups: Groups) -> list[Tool]:
+    """The tools that `group`, `group/tool` or `{name, args}` entries name; the later entry's args win."""
+    tools: dict[tuple[str, str], Tool] = {}
+    for entry in named:
+        name, args = (entry, {}) if isinstance(entry, str) else (entry["name"], entry.get("args") or {})
+        for tool in _named_tools(name, groups):
+            assert tool.source is not None
+            merged = {**tool.source.args, **args}
+            tools[tool.source.group, tool.name] = replace(tool, source=replace(tool.source, args=merged))
+    return list(tools.values())
+
+
+def parameters_schema(parameters: Iterable[Mapping[str, Any]] | None) -> dict[str, JSON]:
+    """The JSON schema of a ToolDef's parameters; type names that have no JSON type leave `type` out."""
+    properties: dict[str, JSON] = {}
+    required: list[str] = []
+    for parameter in parameters or ():
+        schema = json_type(parameter.get("parameter_type") or "")
+        if parameter.get("description"):
+            schema["description"] = parameter["description"]
+        if parameter.get("default") is not None:
+            schema["default"] = parameter["default"]
+        properties[parameter["name"]] = schema
+        if parameter.get("required", True):
+            required.append(parameter["name"])
+    return {"type": "object", "properties": properties, "required": required}
+
+
+def json_type(name: str) -> dict[str, JSON]:
+    """The JSON schema for a Python or JSON type name, e.g. `list[int]`."""
+    if name in _TYPES:
+        return {"type": _TYPES[name]}
+    if name in _LISTS:
+        return {"type": "array", "items": {}}
+    outer, bracket, inner = name.partition("[")
+    if bracket and outer in _LISTS:
+        return {"type": "array", "items": json_type(inner.removesuffix("]"))}
+    return {}
+
+
+def _client_tools(definitions: Iterable[Mapping[str, Any]]) -> list[Tool]:
+    return [Tool(d["name"], d.get("description") or "", parameters_schema(d.get("parameters"))) for d in definitions]
+
+
+def _named_tools(name: str, groups: Groups) -> Iterable[Tool]:
+    if name in groups:
+        return groups[name]
+    group, _, tool_name = name.rpartition("/")
+    if group not in groups:
+        known = ", ".join(sorted(groups))
+        raise InvalidRequest(f"Toolgroup '{name}' is not registered; there are: {known}", code="unknown_toolgroup")
+    found = [tool for tool in groups[group] if tool.name == tool_name]
+    if not found:
+        known = ", ".join(tool.name for tool in groups[group])
+        message = f"Toolgroup '{group}' has no tool '{tool_name}'; it has: {known}"
+        raise InvalidRequest(message, code="unknown_tool")
+    return found
+
+
+def _check_names(tools: Sequence[Tool]) -> None:
+    names = [tool.name for tool in tools]
+    doubled = sorted({name for name in names if names.count(name) > 1})
+    if doubled:
+        raise InvalidRequest(f"Two tools are named '{doubled[0]}'", code="duplicate_tool")
+
+
+def _choice(choice: str, tools: Sequence[Tool]) -> str:
+    if choice in ("auto", "none", "required") or any(tool.name == choice for tool in tools):
+        return choice
+    known = ", ".join(tool.name for tool in tools) or "none"
+    raise InvalidRequest(f"tool_choice names '{choice}', which is not offered; tools: {known}", code="unknown_tool")
+
+
+def _instructions(instructions: str, tool_config: Mapping[str, Any], tools: Sequence[Tool]) -> str:
+    if tool_config.get("system_message_behavior") != "replace":
+        return instructions
+    definitions = [
+        {"name": tool.name, "description": tool.description, "parameters": tool.parameters} for tool in tools
+    ]
+    return instructions.replace("{{function_definitions}}", json.dumps(definitions))
+
+
+def _sampling(params: Mapping[str, Any] | None) -> dict[str, JSON]:
+    """Sampling parameters as chat completions take them; nothing is sent that was not asked for."""
+    if params is None:
+        return {}
+    strategy = params["strategy"]
+    sampling: dict[str, JSON] = {}
+    match strategy["type"]:
+        case "greedy":
+            sampling["temperature"] = 0.0
+        case "top_p":
+            sampling["top_p"] = strategy["top_p"]
+            if strategy["temperature"] is not None:
+                sampling["temperature"] = strategy["temperature"]
+        case "top_k":
+            sampling["top_k"] = strategy["top_k"]
+    optional = {"max_tokens": params["max_tokens"] or None, "stop": params["stop"] or None}
+    sampling |= {name: value for name, value in optional.items() if value is not None}
+    if params["repetition_penalty"] not in (None, 1.0):
+        sampling["repetition_penalty"] = params["repetition_penalty"]
+    return sampling
+
+
+def _response_format(given: Mapping[str, Any] | None) -> dict[str, JSON] | None:
+    if given is None:
+        return None
+    schema = given["json_schema"]
+    wrapped = isinstance(schema.get("schema"), dict) and "name" in schema
+    return {"type": "json_schema", "json_schema": schema if wrapped else {"name": "response", "schema": schema}}

@@ -1,0 +1,61 @@
+"""Removing agents and sessions with all that hangs on them, in a way that can be begun again at any point."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from turnloom.domain.errors import NotFound
+from turnloom.store.disposal import Disposable
+from turnloom.usecases.services import Services
+
+DAY = 86_400 * 1_000_000
+"""In microseconds."""
+
+
+async def dispose(services: Services, thing: Disposable) -> None:
+    """Hide it, then remove what belongs to it. Raises NotFound when there never was such a thing."""
+    now = services.clock.now()
+    if thing.session_id is not None:
+        if not await services.sessions.bury(thing.owner, thing.agent_id, thing.session_id, now):
+            raise NotFound("session", thing.session_id)
+        await _remove_turns(services, thing.owner, thing.session_id)
+        return
+    if not await services.agents.bury(thing.owner, thing.agent_id, now):
+        raise NotFound("agent", thing.agent_id)
+    for session in await services.sessions.all(thing.owner, thing.agent_id):
+        await _remove_turns(services, thing.owner, session.session_id)
+        await services.sessions.bury(thing.owner, thing.agent_id, session.session_id, now)
+
+
+async def dispose_due(services: Services) -> int:
+    """Go on with removals that were cut off, and remove sessions that have expired; the number of entries seen."""
+    entries = await services.disposal.due(services.clock.now())
+    for entry, thing in entries:
+        later = await _still_used_until(services, thing)
+        if later is not None:
+            await services.disposal.put(thing, later)
+        else:
+            await _dispose_quietly(services, thing)
+        await services.disposal.take_off(entry)
+    return len(entries)
+
+
+async def _dispose_quietly(services: Services, thing: Disposable) -> None:
+    try:
+        await dispose(services, replace(thing, expiring=False))
+    except NotFound:
+        return
+
+
+async def _still_used_until(services: Services, thing: Disposable) -> int | None:
+    """When an expiring session is due after all, because of a turn that came later; None when it is due now."""
+    if not thing.expiring or thing.session_id is None:
+        return None
+    newest = await services.turns.thread(thing.owner, thing.session_id, newest_first=True, limit=1)
+    due = newest[0].turn.last_at + services.limits.session_days * DAY if newest else 0
+    return due if due > services.clock.now() else None
+
+
+async def _remove_turns(services: Services, owner: str, session_id: str) -> None:
+    for record in await services.turns.thread(owner, session_id):
+        await services.turns.delete(record)

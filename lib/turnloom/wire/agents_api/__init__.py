@@ -1,0 +1,1 @@
+"""The llama-stack Agents API on the wire."""

@@ -1,0 +1,84 @@
+"""The one table from domain errors to HTTP: status, headers, and the words of each API's envelope."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from turnloom.domain.errors import Problem
+
+_STATUS: dict[str, int] = {
+    "invalid_request": 400,
+    "invalid_type": 400,
+    "invalid_value": 400,
+    "missing_required_parameter": 400,
+    "unsupported_parameter": 400,
+    "unsupported_file": 400,
+    "previous_response_not_found": 400,
+    "unknown_toolgroup": 400,
+    "unknown_tool": 400,
+    "duplicate_tool": 400,
+    "unknown_shield": 400,
+    "tool_call_mismatch": 400,
+    "document_rejected": 400,
+    "upstream_rejected": 400,
+    "context_length_exceeded": 400,
+    "unauthenticated": 401,
+    "mcp_unauthenticated": 401,
+    "model_not_found": 404,
+    "session_busy": 409,
+    "turn_not_awaiting_input": 409,
+    "turn_cancelled": 409,
+    "previous_response_in_progress": 409,
+    "payload_too_large": 413,
+    "mcp_server_unavailable": 424,
+    "rate_limited": 429,
+    "insufficient_quota": 429,
+    "internal_error": 500,
+    "upstream_error": 502,
+    "upstream_authentication_error": 502,
+    "toolgroup_unreachable": 502,
+    "shield_unavailable": 502,
+    "upstream_timeout": 504,
+}
+
+# The Agents API has fewer words (contract, 2.1); a more exact one is told by the nearest of them.
+_AGENTS_CODE = {
+    "context_length_exceeded": "upstream_rejected",
+    "upstream_authentication_error": "upstream_error",
+    "insufficient_quota": "rate_limited",
+}
+
+
+def status_of(code: str) -> int:
+    """The HTTP status for an error code, also for one that was stored long ago."""
+    return _STATUS.get(code, 404 if code.endswith("_not_found") else 500)
+
+
+def agents_code(code: str) -> str:
+    """The word of the Agents API for an error code."""
+    return _AGENTS_CODE.get(code, code)
+
+
+def agents_envelope(code: str, message: str, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """An error as the Agents API writes it: for its own clients, its specification, and the openai client at once."""
+    status = status_of(code)
+    shown = {name: value for name, value in (extra or {}).items() if name != "retry_after"}
+    return {
+        "status": status,
+        "title": HTTPStatus(status).phrase,
+        "detail": message,
+        "error": {"message": message, "code": agents_code(code), **shown},
+    }
+
+
+def headers_of(problem: Problem) -> dict[str, str]:
+    """What the official clients obey when they decide about a retry."""
+    headers = {}
+    if (seconds := problem.extra.get("retry_after")) is not None:
+        headers["retry-after"] = str(seconds)
+    turn_exists = "turn_id" in problem.extra and problem.code != "session_busy"
+    if turn_exists or problem.code in ("upstream_authentication_error", "turn_not_awaiting_input"):
+        headers["x-should-retry"] = "false"
+    return headers

@@ -1,0 +1,45 @@
+"""Server-sent events: one frame per write, LF only, and a comment whenever a reader would otherwise hear nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import suppress
+
+from turnloom.domain.message import JSON
+
+HEARTBEAT_SECONDS = 15.0
+DONE = b"data: [DONE]\n\n"
+PING = b": ping\n\n"
+
+# json.dumps(ensure_ascii=False) leaves these as they are, and some clients split lines on them.
+_LINE_BREAKS = str.maketrans({"\x85": "\\u0085", "\u2028": "\\u2028", "\u2029": "\\u2029"})
+
+
+def frame(data: JSON, event: str | None = None) -> bytes:
+    """One whole frame: the JSON on a single `data:` line, behind an `event:` line if a name is given."""
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).translate(_LINE_BREAKS)
+    name = f"event: {event}\n" if event else ""
+    return f"{name}data: {text}\n\n".encode()
+
+
+async def with_heartbeat(frames: AsyncIterator[bytes], seconds: float = HEARTBEAT_SECONDS) -> AsyncIterator[bytes]:
+    """The frames as they come, and a comment after every `seconds` of silence."""
+    source = aiter(frames)
+    upcoming: asyncio.Future[bytes] = asyncio.ensure_future(anext(source))
+    try:
+        while True:
+            done, _ = await asyncio.wait({upcoming}, timeout=seconds)
+            if not done:
+                yield PING
+                continue
+            try:
+                yield upcoming.result()
+            except StopAsyncIteration:
+                return
+            upcoming = asyncio.ensure_future(anext(source))
+    finally:
+        upcoming.cancel()
+        with suppress(asyncio.CancelledError, StopAsyncIteration):
+            await upcoming
