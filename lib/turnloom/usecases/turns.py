@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from turnloom.domain import ids
@@ -27,18 +27,10 @@ from turnloom.ports import ConditionFailed, ToolScope
 from turnloom.store.turns import Place, Record
 from turnloom.usecases.agent_spec import agent_spec, groups_by_id
 from turnloom.usecases.agents import get_session
+from turnloom.usecases.callers import Caller, sealed, unsealed
 from turnloom.usecases.services import Services
 
 ATTACH_SECONDS = 600
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Who asks, and the secrets that came with the request (`headers` by MCP server address)."""
-
-    owner: str
-    headers: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    provider_data: Mapping[str, JSON] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +132,7 @@ async def agent_brief(services: Services, record: Record) -> Brief:
         raise NotFound("agent", str(record.origin["agent"]))
     known = groups_by_id(services.builtin_groups, groups)
     spec = agent_spec(agent.config, record.turn.settings or {}, known, services.limits.inferences)
-    caller = _unsealed(services, record)
+    caller = unsealed(services, record)
     history = tuple(r.turn for r in records if not r.reopens)
     return Brief(spec, history, AGENTS, _scope(caller, record))
 
@@ -163,7 +155,7 @@ def _opening(
         turn=Turn(ids.turn_id(at, ordinal, services.entropy)),
         lease=now + int(LEASE_SECONDS * 1e6),
         origin=origin,
-        secrets=_sealed(services, caller),
+        secrets=sealed(services, caller),
     )
     return record.with_events([TurnStarted(at, tuple(asked.messages), asked.settings)])
 
@@ -221,7 +213,7 @@ async def _resumed(services: Services, caller: Caller, record: Record, responses
     now = services.clock.now()
     provided = InputProvided(max(now, record.turn.last_at + 1), tuple(responses))
     lease = now + int(LEASE_SECONDS * 1e6)
-    going_on = replace(record.with_events([provided]), lease=lease, secrets=_sealed(services, caller))
+    going_on = replace(record.with_events([provided]), lease=lease, secrets=sealed(services, caller))
     settled = await _settled(services, going_on)
     brief = await agent_brief(services, settled)
     run = Run(services.engine, services.turns, settled, replace(brief, scope=_scope(caller, record)))
@@ -290,22 +282,6 @@ async def _loaded(services: Services, record: Record) -> Record:
     return found
 
 
-# --- secrets
-
-
 def _scope(caller: Caller, record: Record) -> ToolScope:
     place = record.place
     return ToolScope(place.owner, place.thread, record.turn.id, caller.headers, caller.provider_data)
-
-
-def _sealed(services: Services, caller: Caller) -> str | None:
-    if not caller.headers and not caller.provider_data:
-        return None
-    return services.vault.seal(json.dumps([dict(caller.headers), dict(caller.provider_data)]).encode())
-
-
-def _unsealed(services: Services, record: Record) -> Caller:
-    if record.secrets is None:
-        return Caller(record.place.owner)
-    headers, provider_data = json.loads(services.vault.unseal(record.secrets))
-    return Caller(record.place.owner, headers, provider_data)

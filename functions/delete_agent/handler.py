@@ -1,0 +1,9 @@
+"""DELETE /v1/agents/{agent_id}"""
+
+from mangum import Mangum
+
+from turnloom.bootstrap import services
+from turnloom.wire.agents_api.routes import agents_app
+
+app = agents_app("delete_agent", services)
+handler = Mangum(app, lifespan="off")

@@ -1,0 +1,9 @@
+"""POST /v1/agents/{agent_id}/session/{session_id}/turn/{turn_id}/resume: streams, under Lambda Web Adapter (run.sh)."""
+
+from mangum import Mangum
+
+from turnloom.bootstrap import services
+from turnloom.wire.agents_api.routes import agents_app
+
+app = agents_app("resume_agent_turn", services)
+handler = Mangum(app, lifespan="off")

@@ -1,0 +1,136 @@
+"""The one place where ports meet adapters. Everything is made when it is first needed: an import costs a cold start."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from turnloom.adapters.clock import SystemClock, random_bits
+from turnloom.adapters.guard import Guard
+from turnloom.adapters.openai_model import OpenAIModel
+from turnloom.adapters.retriever import DocumentRetriever
+from turnloom.adapters.shields import NoShields
+from turnloom.adapters.stepfunctions import StepFunctions
+from turnloom.adapters.tools import ToolRunners
+from turnloom.adapters.tools.builtin import BUILTIN_GROUPS
+from turnloom.adapters.vault import FernetVault, key_in_file
+from turnloom.engine.engine import Brief, Engine, Pace
+from turnloom.engine.perform import World
+from turnloom.ports import Blobs, Table
+from turnloom.store.agents import Agents, Sessions
+from turnloom.store.disposal import Disposal
+from turnloom.store.registry import Registry
+from turnloom.store.turns import Record, Turns
+from turnloom.usecases.briefs import brief_of
+from turnloom.usecases.services import Limits, Services
+
+INDEXES = {
+    "agents": (),
+    "sessions": (),
+    "turns": ("running",),
+    "responses": ("running", "listed"),
+    "events": (),
+    "registry": (),
+}
+"""The tables, each with its secondary orders, as in template.yaml."""
+
+LOCAL_PACE = Pace(logged=0.05, poll=(0.01, 0.1))
+
+
+@cache
+def services() -> Services:
+    """The services of this process, by its environment."""
+    return build(dict(os.environ))
+
+
+def build(env: dict[str, str]) -> Services:
+    """Services for these settings: DynamoDB and S3 where a state is deployed or asked for, one folder otherwise."""
+    folder = Path(env.get("TURNLOOM_DATA_DIR", ".turnloom"))
+    local = "TURNLOOM_TABLES_PREFIX" not in env
+    table, blobs = _storage(env, folder)
+    stores = {
+        "agents": Turns("agents", table("turns"), table("events"), blobs),
+        "responses": Turns("responses", table("responses"), table("events"), blobs, listed=True),
+    }
+
+    async def brief(record: Record) -> Brief:
+        return await brief_of(made, record)
+
+    engine = Engine(
+        world=_world(env, local),
+        stores=stores,
+        brief=brief,
+        orchestrator=StepFunctions(env.get("TURNLOOM_STATE_MACHINE_ARN", "")),
+        pace=LOCAL_PACE if local else Pace(),
+    )
+    made = Services(
+        agents=Agents(table("agents")),
+        sessions=Sessions(table("sessions")),
+        registry=Registry(table("registry")),
+        disposal=Disposal(table("registry")),
+        turns=stores["agents"],
+        responses=stores["responses"],
+        engine=engine,
+        clock=engine.world.clock,
+        entropy=random_bits,
+        vault=FernetVault(_seal_key(env, folder)),
+        builtin_groups=BUILTIN_GROUPS,
+        limits=Limits(
+            inferences=int(env.get("TURNLOOM_MAX_INFER_ITERS", "50")),
+            session_days=int(env.get("TURNLOOM_SESSION_DAYS", "30")),
+        ),
+    )
+    return made
+
+
+def _storage(env: dict[str, str], folder: Path) -> tuple[Callable[[str], Table], Blobs]:
+    if "TURNLOOM_TABLES_PREFIX" in env or env.get("TURNLOOM_STORE") == "dynamodb":
+        return _aws_storage(env, folder)
+    from turnloom.adapters.blobs import FolderBlobs
+    from turnloom.adapters.sqlite import SqliteDatabase
+
+    return SqliteDatabase(folder / "turnloom.db").table, FolderBlobs(folder / "blobs")
+
+
+def _aws_storage(env: dict[str, str], folder: Path) -> tuple[Callable[[str], Table], Blobs]:
+    from turnloom.adapters.blobs import FolderBlobs, S3Blobs
+    from turnloom.adapters.dynamodb import DynamoTable, create_tables, dynamodb_client, s3_client
+
+    client = dynamodb_client()
+    prefix = env.get("TURNLOOM_TABLES_PREFIX", "turnloom-")
+    if "TURNLOOM_TABLES_PREFIX" not in env:
+        create_tables(client, {prefix + name: indexes for name, indexes in INDEXES.items()})
+    bucket = env.get("TURNLOOM_BUCKET")
+    blobs: Blobs = S3Blobs(s3_client(), bucket) if bucket else FolderBlobs(folder / "blobs")
+    return lambda name: DynamoTable(client, prefix + name), blobs
+
+
+def _world(env: dict[str, str], local: bool) -> World:
+    clock = SystemClock()
+    guard = Guard(allow_loopback=local, allow_hosts=frozenset(filter(None, env.get("TURNLOOM_HOSTS", "").split(","))))
+    model = OpenAIModel(env.get("OPENAI_BASE_URL") or "https://api.openai.com/v1", _upstream_key(env))
+    return World(model, ToolRunners(guard, clock), NoShields(), DocumentRetriever(guard), clock)
+
+
+def _upstream_key(env: dict[str, str]) -> Callable[[], str]:
+    def key() -> str:
+        if secret := env.get("TURNLOOM_UPSTREAM_SECRET"):
+            return _secret(secret).decode()
+        return env.get("OPENAI_API_KEY") or "none"
+
+    return key
+
+
+def _seal_key(env: dict[str, str], folder: Path) -> Callable[[], bytes]:
+    secret = env.get("TURNLOOM_SEAL_SECRET")
+    return (lambda: _secret(secret)) if secret else lambda: key_in_file(folder / "seal.key")
+
+
+def _secret(name: str) -> bytes:
+    from aws_lambda_powertools.utilities import parameters
+
+    found: Any = parameters.get_secret(name, max_age=900)
+    return found if isinstance(found, bytes) else str(found).encode()

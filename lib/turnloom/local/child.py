@@ -1,0 +1,27 @@
+"""Runs a module as a part of the laptop that ends with it.
+
+    python -m turnloom.local.child turnloom.local.gateway --port 8321
+
+Its standard input is a pipe from the supervisor. When that closes, however the supervisor died, this process ends.
+"""
+
+from __future__ import annotations
+
+import os
+import runpy
+import signal
+import sys
+import threading
+
+
+def _end_with_parent() -> None:
+    sys.stdin.buffer.read()
+    os.kill(os.getpid(), signal.SIGTERM)
+    threading.Event().wait(5)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    sys.argv = sys.argv[1:]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

@@ -1,0 +1,235 @@
+"""The public test kit: a model that says what it is told, tools and time under control, the state machine in a loop.
+
+model = ScriptedModel()
+model.says("Hello", " world")
+model.calls(("calculator", {"expression": "1+1"}))
+model.breaks_after("Hel")          # fails in the middle of a stream
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from turnloom.domain.errors import InvalidRequest, UpstreamBroken
+from turnloom.domain.message import JSON, Message, Tool, ToolSource, Usage
+from turnloom.engine import stepped
+from turnloom.engine.engine import Engine
+from turnloom.ports import (
+    CallChunk,
+    Chunk,
+    Finished,
+    ModelInfo,
+    ModelRequest,
+    TextChunk,
+    ToolError,
+    ToolResult,
+    ToolScope,
+    Violation,
+)
+
+Answer = Sequence[Chunk | Exception | asyncio.Event]
+USAGE = Usage(10, 5)
+
+
+class ScriptedModel:
+    """Gives the scripted answers in order, or what `rule` makes of a request; keeps the requests it got.
+
+    In a scripted answer an exception is raised where it stands, and an event is waited for.
+    """
+
+    def __init__(self, rule: Callable[[ModelRequest], Answer] | None = None) -> None:
+        self.requests: list[ModelRequest] = []
+        self.closed = 0
+        self._rule = rule
+        self._answers: list[Answer] = []
+
+    def answers(self, *chunks: Chunk | Exception | asyncio.Event) -> None:
+        self._answers.append(chunks)
+
+    def says(self, *texts: str, finish: Any = "stop") -> None:
+        self.answers(*map(TextChunk, texts), Finished(finish, USAGE))
+
+    def calls(self, *calls: tuple[str, JSON], text: str = "") -> None:
+        """Ask for tools; arguments that are no dict are sent as the raw text they are."""
+        spoken = (TextChunk(text),) if text else ()
+        self.answers(*spoken, *call_chunks(*calls), Finished("tool_calls", USAGE))
+
+    def breaks_after(self, *texts: str) -> None:
+        self.answers(*map(TextChunk, texts), UpstreamBroken("The model endpoint broke off."))
+
+    async def stream(self, request: ModelRequest) -> AsyncGenerator[Chunk]:
+        self.requests.append(request)
+        script = self._rule(request) if self._rule else self._answers.pop(0)
+        try:
+            for part in script:
+                match part:
+                    case Exception():
+                        raise part
+                    case asyncio.Event():
+                        await part.wait()
+                    case _:
+                        yield part
+        finally:
+            self.closed += 1
+
+    async def models(self) -> list[ModelInfo]:
+        return [ModelInfo("scripted")]
+
+
+def call_chunks(*calls: tuple[str, JSON]) -> list[CallChunk]:
+    """Whole tool calls as a model streams them, without ids of its own."""
+    return [
+        CallChunk(index, "", name, arguments if isinstance(arguments, str) else json.dumps(arguments))
+        for index, (name, arguments) in enumerate(calls)
+    ]
+
+
+class FrozenClock:
+    """Time that moves only when told, but for the instant that every reading of it takes (one microsecond)."""
+
+    def __init__(self, now: int = 1_750_000_000_000_000) -> None:
+        self.time = now
+
+    def now(self) -> int:
+        self.time += 1
+        return self.time
+
+    def advance(self, seconds: float) -> None:
+        self.time += int(seconds * 1_000_000)
+
+    async def sleep(self, seconds: float) -> None:
+        """Let everybody else get on; a moment of real time, for what waits on other processes."""
+        await asyncio.sleep(min(seconds, 0.005))
+
+
+class CountingEntropy:
+    """Randomness that is none: every draw is one more than the last."""
+
+    def __init__(self) -> None:
+        self._drawn = 0
+
+    def __call__(self, bits: int) -> int:
+        self._drawn += 1
+        return self._drawn & (1 << bits) - 1
+
+
+Behaviour = Callable[..., Any]
+
+
+@dataclass
+class FakeTools:
+    """Tools as plain functions of keyword arguments; one that raises has failed, one may be a coroutine function."""
+
+    functions: Mapping[str, Behaviour] = field(default_factory=dict)
+    ran: list[tuple[str, Mapping[str, JSON], ToolScope]] = field(default_factory=list)
+
+    async def call(self, source: ToolSource, arguments: Mapping[str, JSON], scope: ToolScope) -> ToolResult:
+        given = {**arguments, **source.args}
+        self.ran.append((source.name, given, scope))
+        try:
+            result = self.functions[source.name](**given)
+            return ToolResult(str(await result if asyncio.iscoroutine(result) else result))
+        except Exception as failure:
+            return ToolResult(f"{source.name} failed: {failure}", error=ToolError("tool", str(failure)))
+
+    async def offered(self, source: ToolSource, scope: ToolScope) -> list[Tool]:
+        return [fake_tool(name, source.group, kind="mcp", endpoint=source.endpoint) for name in self.functions]
+
+    def group(self, group: str) -> tuple[Tool, ...]:
+        """The functions as a built-in group."""
+        return tuple(fake_tool(name, group) for name in self.functions)
+
+
+def fake_tool(name: str, group: str, *, kind: Any = "builtin", endpoint: str | None = None) -> Tool:
+    """A server tool without parameters of note; it may be run twice."""
+    return Tool(name, f"The tool {name}.", source=ToolSource(kind, group, name, endpoint, repeatable=True))
+
+
+@dataclass
+class FakeShields:
+    """Blocks a message that contains one of the words."""
+
+    forbidden: Sequence[str] = ()
+
+    async def check(self, shield: str, messages: Sequence[Message], scope: ToolScope) -> Violation | None:
+        text = str(messages[-1])
+        return Violation("error", "I can't talk about that.") if any(word in text for word in self.forbidden) else None
+
+
+class InlineDocuments:
+    """Takes documents whose content is their text."""
+
+    def check(self, content: JSON, mime_type: str) -> None:
+        if not isinstance(content, str):
+            raise InvalidRequest("only text", code="document_rejected")
+
+    async def document(self, content: JSON, mime_type: str) -> str:
+        return str(content)
+
+
+class PlainVault:
+    """Seals nothing; what it is given can be read by anyone."""
+
+    def seal(self, secret: bytes) -> str:
+        return secret.decode()
+
+    def unseal(self, sealed: str) -> bytes:
+        return sealed.encode()
+
+
+class SteppedOrchestrator:
+    """Runs executions as the state machine does, in this process: a loop over the tasks of `engine.stepped`.
+
+    `errors` keeps what a task raised; `held` executions wait until `release` is called.
+    """
+
+    def __init__(self) -> None:
+        self.engine: Engine | None = None
+        self.names: list[str] = []
+        self.errors: list[BaseException] = []
+        self.released = asyncio.Event()
+        self.released.set()
+        self._running: set[asyncio.Task[None]] = set()
+
+    def hold(self) -> None:
+        self.released.clear()
+
+    def release(self) -> None:
+        self.released.set()
+
+    async def start(self, name: str, given: Mapping[str, Any]) -> None:
+        if name in self.names:
+            return
+        self.names.append(name)
+        task = asyncio.create_task(self._execute(given))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    async def finished(self) -> None:
+        """Wait for all executions to end."""
+        while self._running:
+            await asyncio.gather(*self._running)
+
+    async def _execute(self, state: Mapping[str, Any]) -> None:
+        await self.released.wait()
+        assert self.engine is not None
+        try:
+            while state["next"] != "done":
+                state = await self._next(self.engine, state)
+        except stepped.TurnMoved:
+            return
+        except Exception as failure:
+            self.errors.append(failure)
+            with suppress(stepped.TurnMoved):
+                await stepped.fail(self.engine, state, "The turn failed because of an internal error.")
+
+    async def _next(self, engine: Engine, state: Mapping[str, Any]) -> Mapping[str, Any]:
+        if state["next"] != "call_tools":
+            return await stepped.step(engine, state, state["next"])
+        await asyncio.gather(*(stepped.call_tool(engine, state, call_id) for call_id in state["calls"]))
+        return await stepped.step(engine, state, "call_model")

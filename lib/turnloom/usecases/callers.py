@@ -1,0 +1,35 @@
+"""Who asks, and the secrets that came with the request: kept sealed, and only while the turn is running."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from turnloom.domain.message import JSON
+from turnloom.store.turns import Record
+from turnloom.usecases.services import Services
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """The owner, and secrets of this request: `headers` by MCP server address, and the client's provider data."""
+
+    owner: str
+    headers: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    provider_data: Mapping[str, JSON] = field(default_factory=dict)
+
+
+def sealed(services: Services, caller: Caller) -> str | None:
+    """The caller's secrets for the turn's row; None when there are none."""
+    if not caller.headers and not caller.provider_data:
+        return None
+    return services.vault.seal(json.dumps([dict(caller.headers), dict(caller.provider_data)]).encode())
+
+
+def unsealed(services: Services, record: Record) -> Caller:
+    """The caller of a stored turn, with the secrets that it was sealed with."""
+    if record.secrets is None:
+        return Caller(record.place.owner)
+    headers, provider_data = json.loads(services.vault.unseal(record.secrets))
+    return Caller(record.place.owner, headers, provider_data)

@@ -1,0 +1,139 @@
+"""The FastAPI application of one function: its routes, and around them what every answer of its API has.
+
+One envelope for every failure, a trace id on every answer, a limit on the bytes of a request.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from turnloom.domain.errors import InvalidRequest, NotFound, Problem, ServerFault, TooLarge
+from turnloom.usecases.services import Services
+
+logger = logging.getLogger(__name__)
+
+MAX_BODY_BYTES = 6 * 1024 * 1024
+
+Envelope = Callable[[Request, Problem], JSONResponse]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One method of an API: `function` is the folder in functions/ that serves it."""
+
+    function: str
+    method: str
+    path: str
+    endpoint: Callable[..., Awaitable[Any]]
+
+
+def application(
+    function: str, routes: Iterable[Route], services: Callable[[], Services], envelope: Envelope
+) -> FastAPI:
+    """The app of one function, holding its routes alone. `services` is called once a request needs them."""
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+    app.state.services = services
+    for route in routes:
+        if route.function == function:
+            app.add_api_route(route.path, route.endpoint, methods=[route.method], response_model=None)
+
+    async def failed(request: Request, failure: Exception) -> Response:
+        return envelope(request, _as_problem(request, failure))
+
+    for kind in (Problem, RequestValidationError, HTTPException, Exception):
+        app.add_exception_handler(kind, failed)
+    app.add_middleware(Edge, answer=envelope)
+    return app
+
+
+def services_of(request: Request) -> Services:
+    found: Services = request.app.state.services()
+    return found
+
+
+def owner_of(request: Request) -> str:
+    """The authenticated caller, as the authorizer names it; `default` where none is set up."""
+    context = request.scope.get("aws.event", {}).get("requestContext", {})
+    return str((context.get("authorizer") or {}).get("owner") or "default")
+
+
+class InvalidBody(InvalidRequest):
+    """A request that does not fit its model; `errors` are pydantic's, with `loc`, `msg` and `type` each."""
+
+    def __init__(self, errors: list[dict[str, Any]]) -> None:
+        first = errors[0]
+        place = ".".join(str(part) for part in first["loc"])
+        super().__init__(f"{place}: {first['msg']}", extra={"detail": {"errors": errors}})
+        self.errors = errors
+
+
+class Edge:
+    """ASGI middleware: ids on every answer, and 413 for a body over the limit, however it is sent."""
+
+    def __init__(self, app: ASGIApp, answer: Envelope) -> None:
+        self._app = app
+        self._answer = answer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        trace = uuid.uuid4().hex
+        started = False
+
+        async def send_with_ids(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                headers = MutableHeaders(scope=message)
+                headers["x-trace-id"] = trace
+                headers["x-request-id"] = f"req_{trace}"
+            await send(message)
+
+        try:
+            await self._app(scope, _limited(receive), send_with_ids)
+        except TooLarge as problem:
+            if started:
+                raise
+            await self._answer(Request(scope), problem)(scope, receive, send_with_ids)
+
+
+def _limited(receive: Receive) -> Receive:
+    taken = 0
+
+    async def receive_within_limit() -> Message:
+        nonlocal taken
+        message = await receive()
+        taken += len(message.get("body", b""))
+        if taken > MAX_BODY_BYTES:
+            raise TooLarge(f"The request body is larger than {MAX_BODY_BYTES} bytes")
+        return message
+
+    return receive_within_limit
+
+
+def _as_problem(request: Request, failure: Exception) -> Problem:
+    match failure:
+        case Problem():
+            return failure
+        case RequestValidationError():
+            return InvalidBody([{"loc": e["loc"], "msg": e["msg"], "type": e["type"]} for e in failure.errors()])
+        case HTTPException(status_code=404):
+            return NotFound("route", f"{request.method} {request.url.path}")
+        case HTTPException(status_code=405):
+            return NotFound("route", f"{request.method} {request.url.path}")
+        case HTTPException():
+            return InvalidRequest(str(failure.detail))
+    logger.error("a request broke down", exc_info=failure)
+    return ServerFault("The request failed because of an internal error.")
