@@ -107,12 +107,12 @@ class DynamoTable:
 
     def __init__(self, client: DynamoDBClient, name: str, *, now: Callable[[], float] = time.time) -> None:
         self._client = client
-        self._name = name
+        self.name = name
         self._now = now
 
     async def get(self, partition: str, sort: str) -> Row | None:
         answer = await asyncio.to_thread(
-            self._client.get_item, TableName=self._name, Key=_key(partition, sort), ConsistentRead=True
+            self._client.get_item, TableName=self.name, Key=_key(partition, sort), ConsistentRead=True
         )
         rows = self._live([answer["Item"]] if "Item" in answer else [])
         return rows[0] if rows else None
@@ -144,7 +144,7 @@ class DynamoTable:
         if after is not None and before is not None and after >= before:
             return Page((), more=False)
         run = _Run(partition, after, before, index)
-        request = run.request() | {"TableName": self._name, "ScanIndexForward": not descending}
+        request = run.request() | {"TableName": self.name, "ScanIndexForward": not descending}
         if limit is not None:
             # One more than asked for, and the excluded ends, spare a second call that only learns of `more`.
             request["Limit"] = limit + 1 + run.inclusive_ends
@@ -176,16 +176,16 @@ class DynamoTable:
         return [row for row in rows if run.holds(row)]
 
     async def _batch(self, keys: Sequence[Key]) -> list[Item]:
-        wanted: Item = {self._name: {"Keys": [_key(*key) for key in keys], "ConsistentRead": True}}
+        wanted: Item = {self.name: {"Keys": [_key(*key) for key in keys], "ConsistentRead": True}}
         items: list[Item] = []
         pause = 0.02
         while True:
             answer = await asyncio.to_thread(self._client.batch_get_item, RequestItems=wanted)
-            items += answer["Responses"].get(self._name, [])
+            items += answer["Responses"].get(self.name, [])
             wanted = answer.get("UnprocessedKeys") or {}
             if not wanted:
                 return items
-            if self._name not in answer["Responses"]:
+            if self.name not in answer["Responses"]:
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, 1.0)
 
@@ -193,12 +193,12 @@ class DynamoTable:
         self, call: Callable[..., Any], outcome: Item | None, when: Condition | None, **given: Any
     ) -> None:
         """Make the conditional `call`, which leaves `outcome` at the key."""
-        request = given | {"TableName": self._name} | self._condition(when)
+        request = given | {"TableName": self.name} | self._condition(when)
         try:
             await asyncio.to_thread(call, **request)
         except self._client.exceptions.ConditionalCheckFailedException as error:
             if not _retry_of_success(error.response, outcome):
-                raise ConditionFailed(f"{self._name}: {when}") from error
+                raise ConditionFailed(f"{self.name}: {when}") from error
 
     def _condition(self, when: Condition | None) -> Item:
         now = {":now": {"N": str(int(self._now()))}}

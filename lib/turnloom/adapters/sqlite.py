@@ -148,7 +148,7 @@ class SqliteTable:
         given = self._given(row.partition, row.sort) | {
             "version": row.version,
             "expires": row.expires,
-            "indexes": _compact(row.indexes) if row.indexes else None,
+            "indexes": _compact(dict(row.indexes)) if row.indexes else None,
             "value": dump(row.value),
         }
         await self._create(*row.indexes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
-from turnloom.domain.action import CallTools
+from turnloom.domain.action import Action, CallModel, CallTools, RunShields
 from turnloom.domain.decide import decide
 from turnloom.domain.message import JSON, Spec
 from turnloom.domain.transcript import Dialect, transcript
@@ -24,8 +24,10 @@ class Brief:
     dialect: Dialect
     scope: ToolScope
 
-    def scene(self, turn: Turn) -> Scene:
-        messages = transcript(self.spec, self.history, turn, self.dialect)
+    def scene(self, turn: Turn, action: Action) -> Scene:
+        """The turn as this action needs it; only the model and the shields get to see messages."""
+        shown = isinstance(action, CallModel | RunShields)
+        messages = transcript(self.spec, self.history, turn, self.dialect) if shown else ()
         return Scene(turn, self.spec, messages, self.scope)
 
 

@@ -122,7 +122,7 @@ class Run:
         return False
 
     async def _perform(self, action: Action) -> None:
-        scene = self.brief.scene(self._journal.turn)
+        scene = self.brief.scene(self._journal.turn, action)
         async with aclosing(perform(action, scene, self._engine.world)) as events:
             async for event in events:
                 await self._take(event)

@@ -55,8 +55,8 @@ async def call_tool(engine: Engine, state: State, call_id: str) -> None:
     if record is None or call_id not in {call.call_id for call in record.turn.open_calls}:
         return
     brief = await engine.brief(record)
-    scene = brief.scene(record.turn)
-    async with aclosing(perform(CallTools((call_id,)), scene, engine.world)) as events:
+    action = CallTools((call_id,))
+    async with aclosing(perform(action, brief.scene(record.turn, action), engine.world)) as events:
         async for event in events:
             record = await _append_among_others(engine, record, event, call_id)
 
@@ -98,7 +98,7 @@ async def _act(engine: Engine, journal: Journal, brief: Brief, action: Action) -
 
 
 async def _perform(engine: Engine, journal: Journal, brief: Brief, action: Action) -> None:
-    async with aclosing(perform(action, brief.scene(journal.turn), engine.world)) as events:
+    async with aclosing(perform(action, brief.scene(journal.turn, action), engine.world)) as events:
         async for event in events:
             journal.note(event)
             if journal.full:

@@ -70,11 +70,11 @@ def dump(events: Iterable[Event]) -> list[JSON]:
     return packed
 
 
-def load(packed: Iterable[JSON]) -> Iterator[Event]:
-    """The events that `dump` was given, delta by delta."""
+def load(packed: Iterable[JSON], *, merged: bool = False) -> Iterator[Event]:
+    """The events that `dump` was given, delta by delta; `merged`, each run of deltas as one, for who only folds."""
     for tag, *values in packed:
         if tag == "delta":
-            yield from _unpack_run(*values)
+            yield from [Delta(values[0], values[1])] if merged else _unpack_run(*values)
         else:
             kind = _TAGS[tag]
             yield kind(*(read(value) for read, value in zip(_READERS[kind], values, strict=False)))

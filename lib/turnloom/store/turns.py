@@ -31,6 +31,9 @@ from turnloom.store.keys import partition, place_in_thread, split
 INLINE_BYTES = 300_000
 """What a row may hold of events; DynamoDB ends at 400 KB, and the rest of the row needs room."""
 LOG_SECONDS = 24 * 3600
+REMEMBERED = 4096
+REMEMBERED_EVENTS = 40
+"""How many turns that rest a process keeps folded, and how long these may be: history is read again and again."""
 SHARDS = 8
 
 
@@ -91,6 +94,7 @@ class Turns:
         self._log = log
         self._blobs = blobs
         self._listed = listed
+        self._remembered: dict[tuple[str, str, int], Record] = {}
 
     # --- writing
 
@@ -169,7 +173,10 @@ class Turns:
     async def thread(
         self, owner: str, thread: str, *, upto: int | None = None, newest_first: bool = False, limit: int | None = None
     ) -> list[Record]:
-        """The records of a thread in order of their ordinals, up to and with `upto`; logs are not read."""
+        """The records of a thread in order of their ordinals, up to and with `upto`; logs are not read.
+
+        Made for reading history: runs of deltas are merged in `events`, so that these must not be written back.
+        """
         key = partition(owner, thread)
         before = place_in_thread(upto + 1) if upto is not None else None
         records: list[Record] = []
@@ -178,7 +185,7 @@ class Turns:
             bounds = {"before": after or before} if newest_first else {"after": after, "before": before}
             wanted = limit - len(records) if limit is not None else None
             page = await self._table.query(key, **bounds, descending=newest_first, limit=wanted)
-            records += [await self._record(row) for row in page.rows]
+            records += [self._remembered.get(_key_of(row)) or await self._merged(row) for row in page.rows]
             if not page.more or (limit is not None and len(records) >= limit):
                 return records
             after = page.rows[-1].sort
@@ -249,13 +256,22 @@ class Turns:
         owner, thread = split(row.partition)
         return Place(self.api, owner, thread, int(row.sort))
 
-    async def _record(self, row: Row) -> Record:
+    async def _merged(self, row: Row) -> Record:
+        """The record for reading, remembered if it is small and cannot change under its version any more."""
+        record = await self._record(row, merged=True)
+        if not record.running and len(record.events) <= REMEMBERED_EVENTS and record.blob is None:
+            self._remembered[_key_of(row)] = record
+            if len(self._remembered) > REMEMBERED:
+                del self._remembered[next(iter(self._remembered))]
+        return record
+
+    async def _record(self, row: Row, *, merged: bool = False) -> Record:
         value = dict(row.value)
         packed = value.pop("events", None)
         blob = value.pop("blob", None)
         if blob is not None:
             packed = json.loads(await self._blobs.get(blob) or b"[]")
-        events = tuple(codec.load(packed or []))
+        events = tuple(codec.load(packed or [], merged=merged))
         identifier = value.pop("id")
         return Record(
             place=self._place(row),
@@ -290,6 +306,10 @@ class Turns:
                 await self._log.delete(row.partition, row.sort)
             if not page.more:
                 return
+
+
+def _key_of(row: Row) -> tuple[str, str, int]:
+    return row.partition, row.sort, row.version
 
 
 class Unstored:

@@ -178,8 +178,15 @@ async def _free(services: Services, records: Sequence[Record]) -> None:
         if record.running:
             raise await _busy(services, record.place)
         if record.turn.status == "awaiting_input":
-            at = max(services.clock.now(), record.turn.last_at + 1)
-            await _settled(services, record.with_events([TurnAbandoned(at)]))
+            await _abandon(services, record)
+
+
+async def _abandon(services: Services, record: Record) -> None:
+    awaiting = await _loaded(services, record)
+    if awaiting.version != record.version:
+        raise await _busy(services, record.place)
+    at = max(services.clock.now(), awaiting.turn.last_at + 1)
+    await _settled(services, awaiting.with_events([TurnAbandoned(at)]))
 
 
 async def _busy(services: Services, place: Place) -> Busy:
