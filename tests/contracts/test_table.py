@@ -657,17 +657,18 @@ def stored(path: Path) -> list[str]:
         return [name for (name,) in file.execute("SELECT sort FROM turns ORDER BY sort")]
 
 
-async def test_expired_rows_are_removed_when_the_file_is_opened(tmp_path: Path, clock: Clock) -> None:
+async def test_expired_rows_of_an_earlier_process_are_removed(tmp_path: Path, clock: Clock) -> None:
     path = tmp_path / "turnloom.db"
+    expires = int(clock.seconds) + 10
     with closing(SqliteDatabase(path, now=clock)) as database:
         table = database.table("turns")
-        await filled(table, "a", "b", expires=int(clock.seconds) + 10)
+        await filled(table, "a", "b", expires=expires)
         await filled(table, "c")
-        await filled(table, "d", expires=int(clock.seconds) + 11)
-    clock.seconds += 10
+        await filled(table, "d", expires=expires + 1)
+    clock.seconds = expires
     with closing(SqliteDatabase(path, now=clock)) as database:
-        await database.table("turns").get("p", "c")
-    assert stored(path) == ["c", "d"]
+        await filled(database.table("turns"), "e", expires=expires + 1)
+    assert stored(path) == ["c", "d", "e"]
 
 
 async def test_expired_rows_are_removed_while_others_are_written(tmp_path: Path, clock: Clock) -> None:

@@ -38,15 +38,12 @@ _PRAGMAS = (
     "secure_delete = ON",  # what is deleted is gone from the file as well
     "busy_timeout = 5",  # milliseconds, spent on the event loop; a longer wait is `SqliteDatabase.run`'s
 )
-_CREATE = (
-    """
+_CREATE = """
     CREATE TABLE IF NOT EXISTS {table} (
         id INTEGER PRIMARY KEY, partition TEXT NOT NULL, sort TEXT NOT NULL,
         version INTEGER NOT NULL, expires INTEGER, indexes TEXT, value TEXT NOT NULL,
         UNIQUE (partition, sort)
-    )""",
-    "CREATE INDEX IF NOT EXISTS {table}_expires ON {table} (expires) WHERE expires IS NOT NULL",
-)
+    )"""
 _CREATE_INDEX = (
     "CREATE INDEX IF NOT EXISTS {{table}}_by_{index} ON {{table}} ({partition}, {sort}) WHERE {partition} IS NOT NULL"
 )
@@ -65,8 +62,10 @@ _PUT_VERSION = """
     WHERE partition = :partition AND sort = :sort AND version = :expected AND (expires IS NULL OR expires > :now)"""
 _DELETE = "DELETE FROM {table} WHERE partition = :partition AND sort = :sort"
 _DELETE_VERSION = f"{_DELETE} AND version = :expected AND {_LIVE}"
-_SWEEP = """
-    DELETE FROM {table} WHERE id IN (SELECT id FROM {table} WHERE expires <= :now ORDER BY expires LIMIT :rows)"""
+_SWEEP = (
+    "CREATE INDEX IF NOT EXISTS {table}_expires ON {table} (expires) WHERE expires IS NOT NULL",
+    "DELETE FROM {table} WHERE id IN (SELECT id FROM {table} WHERE expires <= :now ORDER BY expires LIMIT :rows)",
+)
 
 _compact = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
@@ -129,7 +128,7 @@ class SqliteTable:
         self._name = name
         self._created = False
         self._indexes: set[str] = set()
-        self._expiring = 0
+        self._expiring_writes = 0
 
     async def get(self, partition: str, sort: str) -> Row | None:
         rows = await self.get_many([(partition, sort)])
@@ -164,9 +163,7 @@ class SqliteTable:
         if not written:
             raise ConditionFailed(f"{self._name}: {when}")
         if row.expires is not None:
-            self._expiring += 1
-            if self._expiring % _SWEEP_EVERY == 0:
-                self._sweep()
+            self._sweep_in_turn()
 
     async def delete(self, partition: str, sort: str, when: Version | None = None) -> None:
         await self._create()
@@ -200,10 +197,8 @@ class SqliteTable:
     async def _create(self, *indexes: str) -> None:
         """Create the table and these secondary indexes at their first use; what is not used takes no space."""
         if not self._created:
-            for statement in _CREATE:
-                await self._change(statement)
+            await self._change(_CREATE)
             self._created = True
-            self._sweep()
         for index in set(indexes) - self._indexes:
             partition, sort = _place(_word(index))
             await self._change(_CREATE_INDEX.format(index=index, partition=partition, sort=sort))
@@ -214,11 +209,17 @@ class SqliteTable:
         statement = self._sql(text)
         return await self._database.run(lambda file: file.execute(statement, given or {}).rowcount)
 
-    def _sweep(self) -> None:
-        """Remove some rows that have expired, unless another process is writing: nobody is to wait for this."""
-        given = {"now": self._database.now(), "rows": _SWEEP_ROWS}
-        with suppress(sqlite3.OperationalError):
-            self._database.once(lambda file: file.execute(self._sql(_SWEEP), given))
+    def _sweep_in_turn(self) -> None:
+        """At the first of every so many writes of rows that expire, remove some that have expired.
+
+        Not while another process is writing: nobody is to wait for this.
+        """
+        if self._expiring_writes % _SWEEP_EVERY == 0:
+            given = {"now": self._database.now(), "rows": _SWEEP_ROWS}
+            with suppress(sqlite3.OperationalError):
+                for statement in _SWEEP:
+                    self._database.once(lambda file, text=self._sql(statement): file.execute(text, given))
+        self._expiring_writes += 1
 
     def _given(self, partition: str, sort: str = "") -> Given:
         return {"partition": partition, "sort": sort, "now": self._database.now()}
