@@ -71,10 +71,17 @@ class Run:
 
     async def events(self) -> AsyncGenerator[Event]:
         """The events from where this run began, until the turn rests. Raises the Problem that kept it from ending."""
-        while (told := await self._told.get()) is not None:
-            if isinstance(told, Problem):
-                raise told
-            yield told
+        while (event := await self.next_event()) is not None:
+            yield event
+
+    async def next_event(self) -> Event | None:
+        """The next event; None, now and ever after, once the turn rests."""
+        told = await self._told.get()
+        if told is None:
+            self._told.put_nowait(None)
+        if isinstance(told, Problem):
+            raise told
+        return told
 
     async def settled(self) -> Turn:
         """The turn once it rests."""

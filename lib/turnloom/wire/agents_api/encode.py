@@ -66,6 +66,10 @@ class AgentsEncoder:
             self._number += event.unlogged
         return frames
 
+    def broken_off(self, code: str, message: str) -> Frame:
+        """The last frame of a stream that cannot be told to its end, e.g. because the turn was deleted."""
+        return {**self._error(code, message), "sequence_number": self._number + 1}
+
     def _frames(self, event: Event) -> list[Frame]:
         match event:
             case TurnStarted():

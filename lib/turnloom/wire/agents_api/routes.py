@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from turnloom.domain.errors import InvalidRequest, NotFound, Problem, ServerFault
 from turnloom.domain.event import InputAwaited
 from turnloom.domain.message import JSON
+from turnloom.domain.turn import Turn
 from turnloom.store.turns import Record
 from turnloom.usecases import agents, turns
 from turnloom.usecases.callers import Caller
@@ -23,6 +24,7 @@ from turnloom.wire.agents_api.encode import AgentsEncoder
 from turnloom.wire.agents_api.models import CreateAgent, CreateSession, CreateTurn, ResumeTurn
 from turnloom.wire.agents_api.objects import agent_json, session_json, steps_json, turn_json
 from turnloom.wire.app import Route, application, owner_of, services_of
+from turnloom.wire.patience import patiently
 from turnloom.wire.problems import agents_envelope, headers_of, status_of
 
 SESSION_BYTES = 5 * 1024 * 1024
@@ -179,12 +181,16 @@ async def _told(reading: Reading, *, stream: bool, after: int = 0) -> Response:
     if stream:
         frames = sse.with_heartbeat(_frames(reading, after))
         return StreamingResponse(frames, media_type="text/event-stream", headers={"cache-control": "no-cache"})
-    turn = await reading.run.settled()
-    if turn.failure is not None:
-        problem = reading.run.problem
-        extra = {**(problem.extra if problem else {}), "turn_id": turn.id}
-        raise ServerFault(turn.failure.message, code=turn.failure.code, extra=extra)
-    return JSONResponse(turn_json(reading.run.record, turn))
+    record = reading.run.record
+
+    def in_time(turn: Turn) -> JSON:
+        if turn.failure is not None:
+            problem = reading.run.problem
+            extra = {**(problem.extra if problem else {}), "turn_id": turn.id}
+            raise ServerFault(turn.failure.message, code=turn.failure.code, extra=extra)
+        return turn_json(record, turn)
+
+    return await patiently(reading.run.settled(), in_time, lambda turn: turn_json(record, turn))
 
 
 async def _frames(reading: Reading, after: int) -> AsyncIterator[bytes]:
@@ -196,10 +202,13 @@ async def _frames(reading: Reading, after: int) -> AsyncIterator[bytes]:
         for frame in encoder.encode(event):
             if place >= reading.start and frame["sequence_number"] > after and not answered:
                 yield sse.frame(frame)
-    async for event in reading.run.events():
-        for frame in encoder.encode(event):
-            if frame["sequence_number"] > after:
-                yield sse.frame(frame)
+    try:
+        async for event in reading.run.events():
+            for frame in encoder.encode(event):
+                if frame["sequence_number"] > after:
+                    yield sse.frame(frame)
+    except Problem as problem:
+        yield sse.frame(encoder.broken_off(problem.code, problem.message))
 
 
 # --- reading requests

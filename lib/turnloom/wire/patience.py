@@ -1,0 +1,43 @@
+"""Answers that take long and do not stream: a byte now and then, before a client believes that nobody is there.
+
+Clients give up after a minute without a byte. Once an answer is `PATIENCE_SECONDS` old, status 200 is committed and
+spaces are sent, which JSON allows in front of a value. A failure after that can only be told inside the object.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any, TypeVar
+
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+
+from turnloom.domain.message import JSON
+
+PATIENCE_SECONDS = 45.0
+SPACE_SECONDS = 15.0
+
+T = TypeVar("T")
+
+
+async def patiently(
+    work: Coroutine[Any, Any, T],
+    in_time: Callable[[T], JSON],
+    late: Callable[[T], JSON],
+    patience: float = PATIENCE_SECONDS,
+    pause: float = SPACE_SECONDS,
+) -> Response:
+    """The result of the work as JSON: by `in_time`, which may raise a Problem, or behind spaces by `late`."""
+    result = asyncio.ensure_future(work)
+    done, _ = await asyncio.wait({result}, timeout=patience)
+    if done:
+        return JSONResponse(in_time(result.result()))
+    return StreamingResponse(_spaced(result, late, pause), media_type="application/json")
+
+
+async def _spaced(result: asyncio.Future[T], late: Callable[[T], JSON], pause: float) -> AsyncIterator[bytes]:
+    while not result.done():
+        yield b" "
+        await asyncio.wait({result}, timeout=pause)
+    yield json.dumps(late(result.result())).encode()
