@@ -96,8 +96,8 @@ def _storage(env: dict[str, str], folder: Path) -> tuple[Callable[[str], Table],
 
 
 def _aws_storage(env: dict[str, str], folder: Path) -> tuple[Callable[[str], Table], Blobs]:
-    from turnloom.adapters.blobs import FolderBlobs, S3Blobs
-    from turnloom.adapters.dynamodb import DynamoTable, create_tables, dynamodb_client, s3_client
+    from turnloom.adapters.blobs import FolderBlobs, S3Blobs, s3_client
+    from turnloom.adapters.dynamodb import DynamoTable, create_tables, dynamodb_client
 
     client = dynamodb_client()
     prefix = env.get("TURNLOOM_TABLES_PREFIX", "turnloom-")

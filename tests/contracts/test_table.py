@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 from botocore.exceptions import ReadTimeoutError
 from botocore.httpsession import URLLib3Session
-from tests.contracts.conftest import INDEXES, Clock
 
+from tests.contracts.conftest import INDEXES, Clock
 from turnloom.adapters.dynamodb import VALUE_BYTES, DynamoTable, create_tables
 from turnloom.adapters.sqlite import SqliteDatabase
 from turnloom.ports import Absent, ConditionFailed, Page, Row, Table, Version
@@ -251,6 +251,8 @@ async def test_sort_keys_are_ordered_by_code_point(table: Table) -> None:
         ("aa", "d0", "bcd"),
         ("e", None, ""),
         (None, "a", ""),
+        ("", None, "abcde"),
+        (None, "", ""),
     ],
 )
 async def test_after_and_before_are_exclusive(

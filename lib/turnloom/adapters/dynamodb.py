@@ -141,7 +141,8 @@ class DynamoTable:
         limit: int | None = None,
         index: str | None = None,
     ) -> Page:
-        if after is not None and before is not None and after >= before:
+        after = after or None  # no key is empty, and DynamoDB does not compare with what cannot be
+        if before is not None and (after or "") >= before:
             return Page((), more=False)
         run = _Run(partition, after, before, index)
         request = run.request() | {"TableName": self.name, "ScanIndexForward": not descending}

@@ -87,9 +87,7 @@ class SqliteDatabase:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.now = now
         self._lock = threading.Lock()
-        self._file = sqlite3.connect(path, timeout=PATIENCE, isolation_level=None, check_same_thread=False)
-        for pragma in _PRAGMAS:
-            self._file.execute(f"PRAGMA {pragma}").close()
+        self._file = _opened(path)
 
     def table(self, name: str) -> SqliteTable:
         """The table of this name, which its first use creates. Raises ValueError for a name that is no plain word."""
@@ -229,6 +227,22 @@ class SqliteTable:
 
     def _sql(self, text: str) -> str:
         return text.format(table=self._name)
+
+
+def _opened(path: Path) -> sqlite3.Connection:
+    file = sqlite3.connect(path, timeout=PATIENCE, isolation_level=None, check_same_thread=False)
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            for pragma in _PRAGMAS:
+                file.execute(f"PRAGMA {pragma}").close()
+            return file
+        except sqlite3.OperationalError as error:
+            # Of several that create the file at once, all but one are refused WAL without the wait they asked for.
+            if not _busy(error) or time.monotonic() > deadline:
+                file.close()
+                raise
+        time.sleep(_PAUSE)
 
 
 def _page(cursor: sqlite3.Cursor, limit: int | None) -> tuple[list[Found], bool]:
