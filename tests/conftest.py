@@ -26,6 +26,7 @@ from turnloom.testing import (
     ScriptedModel,
     SteppedOrchestrator,
 )
+from turnloom.usecases.briefs import brief_of
 from turnloom.usecases.services import Services
 
 
@@ -61,8 +62,6 @@ def build_house(folder: Path, **functions: Callable[..., object]) -> House:
     registry = Registry(database.table("registry"))
 
     async def brief(record):  # type: ignore[no-untyped-def]
-        from turnloom.usecases.turns import agent_brief as brief_of
-
         return await brief_of(services, record)
 
     engine = Engine(world, stores, brief, orchestrator, Pace(0.01, (0.001, 0.01)))

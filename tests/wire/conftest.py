@@ -14,7 +14,7 @@ import pytest
 from tests.conftest import House, build_house
 from tests.engine.conversations import FUNCTIONS
 from tests.server import LoopbackServer
-from tests.wire.apps import agents_api
+from tests.wire.apps import both_apis
 
 Frame = dict[str, Any]
 CONFIG: dict[str, Any] = {"model": "m", "instructions": "Be brief."}
@@ -94,5 +94,5 @@ def last_turn(found: list[Frame]) -> dict[str, Any]:
 @pytest.fixture
 def api(tmp_path: Path) -> Iterator[Agents]:
     house = build_house(tmp_path, **FUNCTIONS)
-    with LoopbackServer(agents_api(house.services)) as server, httpx.Client(base_url=server.url, timeout=20) as http:
+    with LoopbackServer(both_apis(house.services)) as server, httpx.Client(base_url=server.url, timeout=20) as http:
         yield Agents(house, server.url, http)

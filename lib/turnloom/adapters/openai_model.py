@@ -57,7 +57,7 @@ _MESSAGE_CHARACTERS = 2000
 
 
 class OpenAIModel:
-    """The endpoint at `base_url` (with its `/v1`), called with `api_key` (empty: none is sent).
+    """The endpoint at `base_url` (with its `/v1`), called with `api_key` (empty where none is needed).
 
     An answer that fails before its first chunk, or 429, is asked for again up to `retries` times: after `backoff`
     seconds, then twice that and so on, each up to half as long again by chance, and never sooner than the endpoint
@@ -190,11 +190,13 @@ class OpenAIModel:
 
     def _client(self) -> openai.AsyncOpenAI:
         loop = asyncio.get_running_loop()
-        if loop not in self._clients:
+        client = self._clients.get(loop)
+        if client is None:
             # Connections belong to their loop, and keep it alive: those of loops that are gone are let go here.
-            self._clients = {known: client for known, client in self._clients.items() if not known.is_closed()}
-            self._clients[loop] = self._new_client()
-        return self._clients[loop]
+            for gone in [known for known in tuple(self._clients) if known.is_closed()]:
+                self._clients.pop(gone, None)
+            client = self._clients[loop] = self._new_client()
+        return client
 
     def _new_client(self) -> openai.AsyncOpenAI:
         import httpx2
@@ -205,7 +207,8 @@ class OpenAIModel:
         self._tls = self._tls or httpx2.create_ssl_context()
         return openai.AsyncOpenAI(
             base_url=self._base_url,
-            api_key=self._api_key,
+            # The SDK takes no empty key; endpoints that need none read none.
+            api_key=self._api_key or "none",
             timeout=timeout,
             max_retries=0,
             http_client=openai.DefaultAsyncHttpxClient(timeout=timeout, verify=self._tls),
@@ -439,14 +442,16 @@ _TOO_LONG = re.compile(
     r"|maximum (context|model|input) length"  # OpenAI, vLLM, SGLang, Mistral, Groq
     r"|(context|model) (length|size|window)[^.]{0,40}exceeded"
     r"|exceeds?\b[^.]{0,40}\b(context|maximum number of (input )?tokens)"  # llama.cpp, Ollama, OpenAI, Gemini
-    r"|(prompt|input)\b[^.]{0,80} is too long",  # Anthropic, Bedrock, older vLLM
+    r"|(prompt|input)\b[^.]{0,80} is too long"  # Anthropic, Bedrock, older vLLM
+    r"|inputs\b.{0,40} must (be <=|have less)",  # TGI
     re.IGNORECASE,
 )
 _NO_MODEL = re.compile(
-    r"model_not_found|\bmodel\b[^.]{0,200}?\b(not found|(does not|doesn't) exist|not a valid model)"
+    r"model_not_found|\bmodel\b.{0,120}?\b(not found|(does not|doesn't) exist|not a valid model)"
     r"|\b(unknown|invalid|no such) model\b|not a valid model",
     re.IGNORECASE,
 )
+_NUMBER = re.compile(r"\d{1,9}(\.\d+)?")
 
 
 @contextmanager
@@ -481,7 +486,7 @@ def _understood() -> Iterator[None]:
 
 def _refusal(error: openai.APIStatusError) -> UpstreamError:
     """What an answer with an error status means; the endpoint's own words are for the caller unless about our key."""
-    status, words, code = error.status_code, _words(error.body), str(error.code or error.type)
+    status, words, kinds = error.status_code, _words(error.body), (error.code, error.type)
     message = words or f"The model endpoint answered with status {status}."
     wish = _retry_after(error.response.headers)
     extra = {} if wish is None else {"retry_after": wish}
@@ -491,12 +496,12 @@ def _refusal(error: openai.APIStatusError) -> UpstreamError:
         )
     if status == 408:
         return UpstreamTimeout("The model endpoint did not answer in time.")
-    if status == 402 or (status == 429 and "insufficient_quota" in (error.code, error.type)):
+    if status == 402 or (status == 429 and "insufficient_quota" in kinds):
         return UpstreamLimited(message, code="insufficient_quota", extra=extra)
     if status == 429:
         return UpstreamLimited(message, extra=extra)
     if 400 <= status < 500:
-        return UpstreamRejected(message, code=_rejection(status, f"{code} {words}"))
+        return UpstreamRejected(message, code=_rejection(status, f"{kinds} {words}"))
     return UpstreamBroken(message, extra=extra)
 
 
@@ -508,21 +513,22 @@ def _rejection(status: int, words: str) -> str:
 
 def _words(error: object) -> str:
     """The sentence in an error body of any of the usual shapes, cut to a length that can be stored; no HTML."""
+    if not error:
+        return ""
     if isinstance(error, dict):
-        told = next((error[key] for key in ("message", "detail", "error") if error.get(key)), error)
-        return _words(told) if told is not error else json.dumps(error)[:_MESSAGE_CHARACTERS]
+        told = next((error[key] for key in ("message", "detail", "error") if error.get(key)), None)
+        return _words(told) if told else json.dumps(error)[:_MESSAGE_CHARACTERS]
     if isinstance(error, str):
         return "" if error.lstrip().startswith("<") else error[:_MESSAGE_CHARACTERS]
-    return json.dumps(error)[:_MESSAGE_CHARACTERS] if error else ""
+    return json.dumps(error)[:_MESSAGE_CHARACTERS]
 
 
 def _retry_after(headers: Mapping[str, Any]) -> int | None:
     """The seconds of `Retry-After`, given as such or as a date, or of `retry-after-ms`; rounded up."""
-    seconds = re.compile(r"\d+(\.\d+)?")
-    if seconds.fullmatch(milliseconds := headers.get("retry-after-ms", "")):
+    if _NUMBER.fullmatch(milliseconds := headers.get("retry-after-ms", "")):
         return math.ceil(float(milliseconds) / 1000)
-    if seconds.fullmatch(given := headers.get("retry-after", "")):
+    if _NUMBER.fullmatch(given := headers.get("retry-after", "")):
         return math.ceil(float(given))
-    with suppress(ValueError):
+    with suppress(ValueError, TypeError):  # no date, or one without a zone
         return max(0, math.ceil((parsedate_to_datetime(given) - datetime.now(UTC)).total_seconds()))
     return None

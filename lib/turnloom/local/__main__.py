@@ -21,8 +21,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-REGION = "us-east-1"
-STATE_MACHINE = f"arn:aws:states:{REGION}:123456789012:stateMachine:turnloom-turn"
+from turnloom.local.template import REGION, STATE_MACHINE_ARN
+
 OLLAMA = "http://127.0.0.1:11434"
 
 
@@ -113,7 +113,7 @@ def _parts(env: dict[str, str], host: str, port: int) -> list[Part]:
         env["TURNLOOM_EMBEDDED"] = "1"
     engine_port = _free_port()
     env["AWS_ENDPOINT_URL_STEPFUNCTIONS"] = f"http://127.0.0.1:{engine_port}"
-    env["TURNLOOM_STATE_MACHINE_ARN"] = STATE_MACHINE
+    env["TURNLOOM_STATE_MACHINE_ARN"] = STATE_MACHINE_ARN
     for name, value in (("ACCESS_KEY_ID", "local"), ("SECRET_ACCESS_KEY", "local"), ("DEFAULT_REGION", REGION)):
         env.setdefault(f"AWS_{name}", value)
     parts.append(

@@ -9,19 +9,17 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import importlib.util
 import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
-from types import ModuleType
 from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse
 from starlette.routing import Route
-from turnloom.local.template import ROOT, Function, functions
 
+from turnloom.local.template import Function, functions, load
 from turnloom.wire.problems import agents_envelope
 
 logger = logging.getLogger(__name__)
@@ -39,23 +37,13 @@ def gateway() -> Starlette:
     return app
 
 
-def load(function: Function) -> ModuleType:
-    """The handler module of a function, as Lambda would import it."""
-    path = ROOT / "functions" / function.folder / "handler.py"
-    spec = importlib.util.spec_from_file_location(f"functions.{function.folder}.handler", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def _routes(found: list[Function]) -> Iterator[Route]:
     routed = ((method, path, function) for function in found for method, path in function.routes)
     loaded: dict[str, Any] = {}
     # A greedy path matches what others match too, so it comes after all of these.
     for method, path, function in sorted(routed, key=lambda route: ("+}" in route[1], route[1].count("{"))):
         if function.folder not in loaded:
-            loaded[function.folder] = load(function).app
+            loaded[function.folder] = load(function.folder).app
         yield Route(path.replace("+}", ":path}"), loaded[function.folder], methods=[method])
 
 
@@ -67,7 +55,7 @@ async def _no_route(request: Any, _failure: Exception) -> JSONResponse:
 @asynccontextmanager
 async def _lifespan(_app: Starlette) -> AsyncIterator[None]:
     sweeper = next(function for function in functions() if function.schedule)
-    sweeping = asyncio.create_task(_sweep(load(sweeper).handler))
+    sweeping = asyncio.create_task(_sweep(load(sweeper.folder).handler))
     yield
     sweeping.cancel()
     with suppress(asyncio.CancelledError):

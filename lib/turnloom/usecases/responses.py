@@ -18,7 +18,6 @@ from turnloom.domain.errors import Busy, InvalidRequest, NotFound
 from turnloom.domain.event import TurnStarted
 from turnloom.domain.message import JSON, Spec, ToolServer
 from turnloom.domain.responses_input import RESPONSES, check_calls
-from turnloom.domain.transcript import transcript
 from turnloom.domain.turn import Listing, Turn
 from turnloom.engine.engine import Brief
 from turnloom.engine.inline import Run
@@ -58,10 +57,10 @@ async def create_response(services: Services, caller: Caller, asked: ResponseReq
     parent = asked.settings.get("previous_response_id")
     chain = await _chain(services, caller.owner, parent) if parent else Chain()
     spec = _with_known_listings(spec_of(asked.settings, services.limits.inferences), chain)
+    check_calls(chain.turns, asked.input)
     while True:
         record = _opening(services, caller, chain, asked)
         brief = Brief(spec, chain.turns, RESPONSES, _scope(caller, record))
-        check_calls(transcript(spec, chain.turns, record.turn, RESPONSES), asked.input)
         store = services.responses if asked.store else Unstored()
         run = Run(services.engine, store, record, brief)
         try:
@@ -84,7 +83,7 @@ async def get_response(services: Services, owner: str, response_id: str) -> Reco
 async def list_responses(
     services: Services, owner: str, *, after: str | None, descending: bool, limit: int, model: str | None
 ) -> tuple[list[Record], bool]:
-    """One page of the owner's responses by id, and whether there are more. Raises InvalidRequest for an unknown `after`."""
+    """One page of the owner's responses by id, and whether there are more. Raises InvalidRequest: `after` is unknown."""
     if after is not None:
         await _known_cursor(services, owner, after)
     chosen: list[Record] = []
@@ -123,7 +122,7 @@ async def response_brief(services: Services, record: Record) -> Brief:
 
 
 async def _chain(services: Services, owner: str, parent_id: str) -> Chain:
-    """The chain that ends with this response, whole. Raises InvalidRequest or Busy when nothing can be put on top of it."""
+    """The whole chain that ends with this response. Raises InvalidRequest or Busy when nothing can be put on top."""
     ancestors = await _ancestors(services, owner, parent_id)
     if not ancestors or ancestors[-1].turn.id != parent_id:
         raise _missing(parent_id)

@@ -73,6 +73,45 @@ def agents_envelope(code: str, message: str, extra: Mapping[str, Any] | None = N
     }
 
 
+# The words of the Responses API where they differ from the code that the domain uses; None is written as null.
+_RESPONSES_CODE: dict[str, str | None] = {
+    "invalid_request": None,
+    "upstream_rejected": None,
+    "response_not_found": None,
+    "item_not_found": None,
+    "route_not_found": None,
+    "unauthenticated": "invalid_api_key",
+    "payload_too_large": "request_too_large",
+    "rate_limited": "rate_limit_exceeded",
+    "internal_error": "server_error",
+}
+_RESPONSES_PARAM = {"context_length_exceeded": "input", "model_not_found": "model"}
+
+
+def responses_status(code: str, *, alias: bool) -> int:
+    """The HTTP status for an error code on the Responses API; its llama-stack path knows no 404 for objects."""
+    status = 400 if code == "model_not_found" else status_of(code)
+    return 400 if alias and code in ("response_not_found", "item_not_found") else status
+
+
+def responses_envelope(code: str, message: str, param: str | None, *, alias: bool) -> dict[str, Any]:
+    """An error as the Responses API writes it; its llama-stack path adds the `detail` that older clients read."""
+    status = responses_status(code, alias=alias)
+    error = {
+        "message": message,
+        "type": _responses_type(status),
+        "param": param or _RESPONSES_PARAM.get(code),
+        "code": _RESPONSES_CODE.get(code, code),
+    }
+    return {"error": error, "detail": message} if alias else {"error": error}
+
+
+def _responses_type(status: int) -> str:
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
+        return "rate_limit_error"
+    return "server_error" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid_request_error"
+
+
 def headers_of(problem: Problem) -> dict[str, str]:
     """What the official clients obey when they decide about a retry."""
     headers = {}

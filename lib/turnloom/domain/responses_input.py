@@ -1,0 +1,305 @@
+"""The input of a response, read as chat messages, and the check that its tool calls and outputs match.
+
+Items that one model message was split into (reasoning, text, calls) are put together again, whatever their order. A
+hosted call (`mcp_call` and its like) brings its own result, so text behind it begins the next message. Items without
+meaning to the model, and types that are not known here, make no message.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import mimetypes
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+from turnloom.domain.errors import InvalidRequest
+from turnloom.domain.message import (
+    JSON,
+    AssistantMessage,
+    Content,
+    FilePart,
+    ImagePart,
+    Message,
+    Part,
+    SystemMessage,
+    TextPart,
+    ToolCall,
+    ToolMessage,
+    UserMessage,
+)
+from turnloom.domain.transcript import Dialect, content_text
+from turnloom.domain.turn import Call, Inference, Turn
+
+Item = Mapping[str, Any]
+
+UNKEPT = "The result of this call was not kept."
+
+# What the client must answer, and the items that answer it.
+_CLIENT_CALLS = ("function_call", "custom_tool_call")
+_CLIENT_OUTPUTS = ("function_call_output", "custom_tool_call_output")
+
+# Hosted calls, each with the key that holds its result.
+_HOSTED = {"file_search_call": "results", "web_search_call": "sources", "code_interpreter_call": "outputs"}
+_GENERIC_CALLS = ("computer_call", "shell_call", "local_shell_call", "apply_patch_call")
+_GENERIC_OUTPUTS = tuple(f"{kind}_output" for kind in _GENERIC_CALLS)
+_BOOKKEEPING = ("id", "type", "status", "call_id", "caller", "created_by", "pending_safety_checks")
+
+_TEXT_MEDIA = ("application/json", "application/xml", "application/yaml", "application/toml", "application/javascript")
+_UNTYPED_MEDIA = (None, "", "application/octet-stream")
+
+
+def read(items: Sequence[JSON], current: bool) -> list[Message]:
+    """The messages that these items stand for; whether they are the current turn's makes no difference."""
+    reader = _Reader()
+    for place, item in enumerate(items):
+        reader.take(item, place)
+    reader.end_message()
+    return reader.messages
+
+
+RESPONSES = Dialect(read, replays_failed=True)
+
+
+def check_calls(history: Iterable[Turn], items: Sequence[JSON]) -> None:
+    """Raise InvalidRequest when an output among the new `items` has no call, or a call of the client's has no output.
+
+    The calls are those of the new items and of the whole history; one that the model did not finish needs no output.
+    """
+    known: set[str] = set()
+    due: dict[str, None] = {}
+    answered: set[str] = set()
+    for turn in history:
+        _note_items(turn.input, known, due, answered)
+        calls = [call.call_id for call in _client_calls(turn)]
+        known.update(calls)
+        due |= dict.fromkeys(calls)
+    _note_items(items, known, due, answered)
+    for item in items:
+        if item.get("type") in _CLIENT_OUTPUTS and item["call_id"] not in known:
+            _mismatch(f"No tool call found for function call output with call_id {item['call_id']}.")
+    for call_id in due:
+        if call_id not in answered:
+            _mismatch(f"No tool output found for function call {call_id}.")
+
+
+def file_content(data: str) -> tuple[str | None, bytes]:
+    """Media type, if it is told, and bytes of a data URL or of bare base64. Raises ValueError when it is neither."""
+    head, comma, body = data.partition(",")
+    if not (comma and head.startswith("data:")):
+        return None, _unbase64(data)
+    media, *parameters = head.removeprefix("data:").split(";")
+    return media, _unbase64(body) if "base64" in parameters else unquote_to_bytes(body)
+
+
+@dataclass(slots=True)
+class _Reader:
+    """Messages so far, and the parts of the assistant's message that is being put together.
+
+    `answers` are the results of hosted calls in that message.
+    """
+
+    messages: list[Message] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    thoughts: list[str] = field(default_factory=list)
+    calls: list[ToolCall] = field(default_factory=list)
+    answers: list[ToolMessage] = field(default_factory=list)
+
+    def take(self, item: Item, place: int) -> None:
+        kind = item.get("type", "message")
+        if kind == "message":
+            self._message(item)
+        elif kind == "reasoning":
+            self._say(self.thoughts, _reasoning(item))
+        elif kind in _CLIENT_CALLS or kind in _GENERIC_CALLS:
+            self._call(item, kind)
+        elif kind == "mcp_call" or kind in _HOSTED:
+            self._hosted(item, kind, place)
+        elif kind in _CLIENT_OUTPUTS or kind in _GENERIC_OUTPUTS:
+            self._output(item)
+
+    def end_message(self) -> None:
+        """Put down the assistant's message that was being put together; reasoning alone is not worth one."""
+        if self.texts or self.calls:
+            said = AssistantMessage("\n\n".join(self.texts), tuple(self.calls), "\n\n".join(self.thoughts))
+            self.messages += [said, *self.answers]
+        for parts in (self.texts, self.thoughts, self.calls, self.answers):
+            parts.clear()
+
+    def _message(self, item: Item) -> None:
+        if item["role"] == "assistant":
+            self._say(self.texts, _plain_text(item["content"]))
+            return
+        self.end_message()
+        content = _content(item["content"])
+        self.messages.append(UserMessage(content) if item["role"] == "user" else SystemMessage(content))
+
+    def _say(self, where: list[str], text: str) -> None:
+        if self.answers:
+            self.end_message()
+        if text:
+            where.append(text)
+
+    def _call(self, item: Item, kind: str) -> None:
+        if item.get("status") == "incomplete" or not item.get("call_id"):
+            return
+        match kind:
+            case "function_call":
+                name, arguments = item["name"], item["arguments"] or "{}"
+            case "custom_tool_call":
+                name, arguments = item["name"], _json({"input": item["input"]})
+            case _:
+                name, arguments = kind.removesuffix("_call"), _json(_payload(item))
+        self.calls.append(ToolCall(item["call_id"], name, arguments))
+
+    def _hosted(self, item: Item, kind: str, place: int) -> None:
+        if item.get("status") == "incomplete":
+            return
+        call_id = item.get("id") or _derived_id(item, place)
+        if kind == "mcp_call":
+            name, arguments, result = item["name"], item["arguments"] or "{}", _mcp_result(item)
+        else:
+            name, arguments = kind.removesuffix("_call"), _json(_payload(item, but=_HOSTED[kind]))
+            found = item.get(_HOSTED[kind])
+            result = UNKEPT if found is None else _json(found)
+        self.calls.append(ToolCall(call_id, name, arguments))
+        self.answers.append(ToolMessage(call_id, result, name))
+
+    def _output(self, item: Item) -> None:
+        """A tool message, and what it cannot hold as a message of the user's behind it."""
+        self.end_message()
+        call_id = item.get("call_id") or item.get("id") or ""
+        parts = _output_parts(item.get("output"))
+        texts = [part.text for part in parts if isinstance(part, TextPart)]
+        others = tuple(part for part in parts if not isinstance(part, TextPart))
+        self.messages.append(ToolMessage(call_id, "\n".join(texts)))
+        if others:
+            self.messages.append(UserMessage((TextPart(f"Part of the result of {call_id}:"), *others)))
+
+
+# --- calls
+
+
+def _note_items(items: Sequence[Item], known: set[str], due: dict[str, None], answered: set[str]) -> None:
+    for item in items:
+        kind = item.get("type")
+        if kind in _CLIENT_CALLS:
+            known.add(item["call_id"])
+            if item.get("status") != "incomplete":
+                due[item["call_id"]] = None
+        elif kind in _CLIENT_OUTPUTS:
+            answered.add(item["call_id"])
+
+
+def _client_calls(turn: Turn) -> Iterator[Call]:
+    """The client's calls that the model finished writing: of an answer cut short, the last block is a fragment."""
+    for inference in (step for step in turn.steps if isinstance(step, Inference)):
+        whole = inference.finish in ("stop", "tool_calls")
+        blocks = inference.blocks if whole else inference.blocks[:-1]
+        yield from (block for block in blocks if isinstance(block, Call) and block.runner == "client")
+
+
+def _mismatch(message: str) -> None:
+    raise InvalidRequest(message, param="input")
+
+
+def _payload(item: Item, *, but: str = "") -> dict[str, JSON]:
+    return {key: value for key, value in item.items() if key not in _BOOKKEEPING and key != but and value is not None}
+
+
+def _derived_id(item: Item, place: int) -> str:
+    """A call id for an item that has none: the same whenever the same input is read."""
+    return "call_" + uuid.uuid5(uuid.NAMESPACE_OID, f"{place}/{_json(item)}").hex[:24]
+
+
+def _mcp_result(item: Item) -> str:
+    error, output = item.get("error"), item.get("output")
+    if error is None:
+        return UNKEPT if output is None else str(output)
+    if not isinstance(error, dict):
+        return str(error)
+    return str(error["message"]) if "message" in error else content_text(error.get("content"))
+
+
+def _json(value: JSON) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+# --- content
+
+
+def _content(content: JSON) -> Content:
+    """A string or parts; one part of text is a string, as the simpler upstreams prefer."""
+    if isinstance(content, str):
+        return content
+    parts = tuple(_parts(content))
+    if not parts:
+        return ""
+    only = parts[0]
+    return only.text if len(parts) == 1 and isinstance(only, TextPart) else parts
+
+
+def _plain_text(content: JSON) -> str:
+    if isinstance(content, str):
+        return content
+    return "".join(part.text for part in _parts(content) if isinstance(part, TextPart))
+
+
+def _output_parts(output: JSON) -> list[Part]:
+    if isinstance(output, list):
+        return list(_parts(output)) or [TextPart(_json(output))]
+    if isinstance(output, dict) and output.get("image_url"):
+        return [ImagePart(output["image_url"])]
+    return [TextPart(content_text(output))]
+
+
+def _parts(content: Iterable[Item]) -> Iterator[Part]:
+    for part in content:
+        match part.get("type"):
+            case "input_text" | "output_text" | "text":
+                yield TextPart(part["text"])
+            case "refusal":
+                yield TextPart(part["refusal"])
+            case "input_image":
+                yield ImagePart(part["image_url"], _DETAIL.get(part.get("detail"), part.get("detail")))
+            case "input_file":
+                yield _file(part)
+
+
+# Chat completions know no `original`; its next best is `high`.
+_DETAIL: dict[JSON, str] = {"original": "high"}
+
+
+def _file(part: Item) -> TextPart | FilePart:
+    name = part.get("filename") or "file"
+    told, content = file_content(part["file_data"])
+    media = told if told not in _UNTYPED_MEDIA else mimetypes.guess_type(name)[0]
+    text = _file_text(media, content)
+    if text is not None:
+        return TextPart(f"{name}\n\n{text}")
+    encoded = base64.b64encode(content).decode()
+    return FilePart(f"data:{media or 'application/octet-stream'};base64,{encoded}", name)
+
+
+def _file_text(media: str | None, content: bytes) -> str | None:
+    """The text of a file of text; None for any other. What has no type is text if it reads like it."""
+    if media in _UNTYPED_MEDIA:
+        try:
+            return None if b"\0" in content else content.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            return None
+    assert media is not None
+    known = media.startswith("text/") or media in _TEXT_MEDIA or media.endswith(("+json", "+xml"))
+    return content.decode("utf-8-sig", errors="replace") if known else None
+
+
+def _reasoning(item: Item) -> str:
+    shown = item.get("content") or item.get("summary") or ()
+    return "\n".join(part["text"] for part in shown)
+
+
+def _unbase64(text: str) -> bytes:
+    return base64.b64decode("".join(text.split()), validate=True)

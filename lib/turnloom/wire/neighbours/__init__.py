@@ -1,0 +1,26 @@
+"""The neighbours of the Agents API: what its clients ask for beside agents and their turns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fastapi import FastAPI
+
+from turnloom.usecases.services import Services
+from turnloom.wire.agents_api.routes import envelope
+from turnloom.wire.app import application
+from turnloom.wire.neighbours import inspect, model_registry, providers, tool_runtime, toolgroups, tools
+
+ROUTES = (
+    *model_registry.ROUTES,
+    *providers.ROUTES,
+    *inspect.ROUTES,
+    *toolgroups.ROUTES,
+    *tools.ROUTES,
+    *tool_runtime.ROUTES,
+)
+
+
+def neighbours_app(function: str, services: Callable[[], Services]) -> FastAPI:
+    """The app of the function that serves one of these resources, all its methods."""
+    return application(function, ROUTES, services, envelope)
