@@ -99,7 +99,7 @@ async def response_context(services: Services, owner: str, response_id: str) -> 
     """The response and all its ancestors, oldest first; ancestors that were deleted are left out."""
     record = await get_response(services, owner, response_id)
     parent = record.origin.get("parent")
-    ancestors = await _ancestors(services, owner, str(parent)) if parent else []
+    ancestors, _ = await _ancestors(services, owner, str(parent)) if parent else ([], True)
     return [*ancestors, record]
 
 
@@ -123,34 +123,38 @@ async def response_brief(services: Services, record: Record) -> Brief:
 
 async def _chain(services: Services, owner: str, parent_id: str) -> Chain:
     """The whole chain that ends with this response. Raises InvalidRequest or Busy when nothing can be put on top."""
-    ancestors = await _ancestors(services, owner, parent_id)
-    if not ancestors or ancestors[-1].turn.id != parent_id:
+    ancestors, tip = await _ancestors(services, owner, parent_id)
+    if not ancestors:
         raise _missing(parent_id)
     _check_whole(ancestors)
     parent = ancestors[-1]
     if parent.running:
         message = f"Response '{parent_id}' is still in progress."
-        raise Busy(
-            message, code="previous_response_in_progress", param="previous_response_id", extra={"retry_after": 2}
-        )
+        code, param = "previous_response_in_progress", "previous_response_id"
+        raise Busy(message, code=code, param=param, extra={"retry_after": 2})
     lineage = tuple((thread, ordinal) for thread, ordinal in parent.origin.get("lineage", ()))
-    return Chain(tuple(ancestors), parent.place.thread, parent.place.ordinal + 1, lineage)
+    chain = Chain(tuple(ancestors), parent.place.thread, parent.place.ordinal + 1, lineage)
+    return chain if tip else _forked(chain)
 
 
-async def _ancestors(services: Services, owner: str, response_id: str) -> list[Record]:
-    """The response and what it stands on, as far as it is still there, oldest first; one query for each branch."""
+async def _ancestors(services: Services, owner: str, response_id: str) -> tuple[list[Record], bool]:
+    """The response and what it stands on, as far as it is still there, oldest first; and whether it is a branch's tip.
+
+    One query for each branch; the place behind the response is read along with them.
+    """
     place = _place(owner, response_id)
     if place is None:
-        return []
-    branch = await services.responses.thread(owner, place.thread, upto=place.ordinal)
-    if not branch:
-        return []
-    lineage = branch[-1].origin.get("lineage", ())
+        return [], False
+    branch = await services.responses.thread(owner, place.thread, upto=place.ordinal + 1)
+    found = {record.turn.id: record for record in branch}
+    if response_id not in found:
+        return [], False
+    lineage = found[response_id].origin.get("lineage", ())
     earlier = await asyncio.gather(
         *(services.responses.thread(owner, thread, upto=ordinal) for thread, ordinal in lineage)
     )
-    found = {record.turn.id: record for records in (*earlier, branch) for record in records}
-    return _walked_back(found, response_id)
+    found |= {record.turn.id: record for records in earlier for record in records}
+    return _walked_back(found, response_id), branch[-1].turn.id == response_id
 
 
 def _walked_back(found: Mapping[str, Record], response_id: str) -> list[Record]:

@@ -1,0 +1,316 @@
+"""The Responses API through the official client, on both of its paths."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import openai
+import pytest
+from openai import OpenAI
+
+from tests.wire.conftest import Agents
+from tests.wire.responses_stream_checker import check_response, check_stream
+from turnloom.domain.errors import UpstreamBroken, UpstreamLimited, UpstreamRejected, UpstreamTimeout
+from turnloom.domain.message import AssistantMessage, SystemMessage, ToolMessage, UserMessage
+from turnloom.ports import TextChunk
+
+WEATHER = {
+    "type": "function",
+    "name": "weather",
+    "description": "The weather.",
+    "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+    "strict": False,
+}
+
+
+@pytest.fixture
+def client(api: Agents) -> OpenAI:
+    return OpenAI(base_url=f"{api.url}/v1", api_key="none", max_retries=0)
+
+
+@pytest.fixture
+def alias(api: Agents) -> OpenAI:
+    return OpenAI(base_url=f"{api.url}/v1/openai/v1", api_key="none", max_retries=0)
+
+
+def raw_stream(api: Agents, *, path: str = "/v1", **body: Any) -> bytes:
+    answer = api.http.post(f"{path}/responses", json={"model": "m", "input": "Go.", "stream": True, **body})
+    assert answer.status_code == 200, answer.text
+    return answer.content
+
+
+# --- creating
+
+
+def test_a_plain_response_is_the_same_created_and_retrieved(api: Agents, client: OpenAI) -> None:
+    api.house.model.says("Hel", "lo")
+    made = client.responses.create(model="m", input="Go.", metadata={"a": "b"}, instructions="Be kind.")
+    assert (made.output_text, made.status, made.metadata) == ("Hello", "completed", {"a": "b"})
+    check_response(api.http.get(f"/v1/responses/{made.id}").json())
+    assert client.responses.retrieve(made.id).to_dict() == made.to_dict()
+    assert api.house.model.requests[0].messages == (SystemMessage("Be kind."), UserMessage("Go."))
+
+
+def test_a_stream_has_every_event_in_order_and_ends_as_its_path_wants(api: Agents) -> None:
+    for _ in range(2):
+        api.house.model.says("Hel", "lo")
+    raw = raw_stream(api)
+    assert [event["type"].removeprefix("response.") for event in check_stream(raw)] == [
+        "created",
+        "in_progress",
+        "output_item.added",
+        "content_part.added",
+        "output_text.delta",
+        "output_text.delta",
+        "output_text.done",
+        "content_part.done",
+        "output_item.done",
+        "completed",
+    ]
+    assert raw.endswith(b"data: [DONE]\n\n")
+    assert b"[DONE]" not in (other := raw_stream(api, path="/v1/openai/v1"))
+    check_stream(other, alias=True)
+
+
+def test_the_stream_helper_gets_its_final_response(api: Agents, client: OpenAI) -> None:
+    api.house.model.calls(("weather", {"city": "Paris"}), text="Let me see.")
+    with client.responses.stream(model="m", input="Weather?", tools=[WEATHER]) as stream:  # type: ignore[list-item]
+        for _ in stream:
+            pass
+        final = stream.get_final_response()
+    assert [item.type for item in final.output] == ["message", "function_call"]
+    stored = client.responses.retrieve(final.id).output
+    assert [(item.type, item.id) for item in stored] == [(item.type, item.id) for item in final.output]
+
+
+def test_a_function_call_goes_round_through_previous_response_id(api: Agents, client: OpenAI) -> None:
+    api.house.model.calls(("weather", {"city": "Paris"}))
+    api.house.model.says("Sunny.")
+    asked = client.responses.create(model="m", input="Weather?", tools=[WEATHER])  # type: ignore[list-item]
+    call = asked.output[0]
+    assert call.type == "function_call" and call.arguments == '{"city": "Paris"}'
+    output = {"type": "function_call_output", "call_id": call.call_id, "output": "sun"}
+    done = client.responses.create(model="m", previous_response_id=asked.id, input=[output])  # type: ignore[list-item]
+    assert done.output_text == "Sunny."
+    seen = api.house.model.requests[-1].messages
+    assert isinstance(seen[1], AssistantMessage) and seen[2] == ToolMessage(call.call_id, "sun", "weather")
+    listed = client.responses.input_items.list(done.id)
+    assert [item.type for item in listed] == ["function_call_output", "function_call", "message"]
+
+
+def test_a_call_without_its_output_is_refused_before_anything_is_paid_for(api: Agents, client: OpenAI) -> None:
+    api.house.model.calls(("weather", {}))
+    asked = client.responses.create(model="m", input="Weather?", tools=[WEATHER])  # type: ignore[list-item]
+    with pytest.raises(openai.BadRequestError, match="No tool output found"):
+        client.responses.create(model="m", previous_response_id=asked.id, input="Well?")
+    output = {"type": "function_call_output", "call_id": "call_other", "output": "sun"}
+    with pytest.raises(openai.BadRequestError, match="No tool call found"):
+        client.responses.create(model="m", input=[output])  # type: ignore[list-item]
+    assert len(api.house.model.requests) == 1
+
+
+def test_limits_are_told_as_incomplete(api: Agents, client: OpenAI) -> None:
+    api.house.model.says("and so", finish="length")
+    made = client.responses.create(model="m", input="Go.", max_output_tokens=5)
+    assert made.status == "incomplete" and made.incomplete_details is not None
+    assert made.incomplete_details.reason == "max_output_tokens"
+    assert api.house.model.requests[0].max_tokens == 5
+
+
+def test_parameters_reach_the_model(api: Agents, client: OpenAI) -> None:
+    api.house.model.says("{}")
+    schema = {"type": "object", "properties": {}, "additionalProperties": False}
+    text: Any = {"format": {"type": "json_schema", "name": "thing", "schema": schema, "strict": True}}
+    made = client.responses.create(model="m", input="Go.", temperature=0.3, top_p=0.5, text=text)
+    request = api.house.model.requests[0]
+    assert (request.sampling["temperature"], request.sampling["top_p"]) == (0.3, 0.5)
+    assert request.response_format is not None and request.response_format["json_schema"]["schema"] == schema
+    assert made.text is not None and made.text.to_dict()["format"]["schema"] == schema
+
+
+# --- chains
+
+
+def test_a_chain_is_seen_whole_and_a_fork_sees_its_own_past_alone(api: Agents, client: OpenAI) -> None:
+    parent = None
+    chain = []
+    for number in range(4):
+        api.house.model.says(f"answer {number}")
+        parent = client.responses.create(model="m", input=f"question {number}", previous_response_id=parent).id
+        chain.append(parent)
+    for name in ("left", "right"):
+        api.house.model.says(name)
+        client.responses.create(model="m", input=name, previous_response_id=chain[1])
+        seen = [m.content for m in api.house.model.requests[-1].messages if isinstance(m, UserMessage)]
+        assert seen == ["question 0", "question 1", name]
+    api.house.model.says("end")
+    last = client.responses.create(model="m", input="question 4", previous_response_id=chain[3])
+    seen = [m.content for m in api.house.model.requests[-1].messages if isinstance(m, UserMessage)]
+    assert seen == [f"question {n}" for n in range(5)]
+    items = list(client.responses.input_items.list(last.id, order="asc", limit=4))
+    assert len(items) == 9 and len({item.id for item in items}) == 9
+
+
+def test_instructions_are_not_inherited(api: Agents, client: OpenAI) -> None:
+    api.house.model.says("one")
+    api.house.model.says("two")
+    first = client.responses.create(model="m", input="Go.", instructions="Rhyme.")
+    client.responses.create(model="m", input="On.", previous_response_id=first.id)
+    assert not any(isinstance(m, SystemMessage) for m in api.house.model.requests[-1].messages)
+
+
+def test_a_deleted_ancestor_fails_loudly(api: Agents, client: OpenAI) -> None:
+    for text in ("one", "two", "three"):
+        api.house.model.says(text)
+    first = client.responses.create(model="m", input="1")
+    second = client.responses.create(model="m", input="2", previous_response_id=first.id)
+    client.responses.delete(first.id)
+    assert client.responses.retrieve(second.id).output_text == "two"
+    with pytest.raises(openai.BadRequestError, match=first.id) as caught:
+        client.responses.create(model="m", input="3", previous_response_id=second.id)
+    assert caught.value.code == "previous_response_not_found"
+
+
+def test_what_is_not_stored_leaves_nothing_behind(api: Agents, client: OpenAI) -> None:
+    api.house.model.says("Hello")
+    made = client.responses.create(model="m", input="Go.", store=False)
+    assert made.output_text == "Hello" and made.to_dict()["store"] is False
+    with pytest.raises(openai.NotFoundError):
+        client.responses.retrieve(made.id)
+    assert api.http.get("/v1/responses").json()["data"] == []
+
+
+# --- reading again
+
+
+def test_a_stream_can_be_read_again_from_any_number(api: Agents, client: OpenAI) -> None:
+    api.house.model.says("a", "b", "c")
+    events = check_stream(raw_stream(api, stream_options={"include_obfuscation": False}))
+    identifier = events[0]["response"]["id"]
+    for after in (None, 0, 5, events[-1]["sequence_number"]):
+        query = "" if after is None else f"&starting_after={after}"
+        path = f"/v1/responses/{identifier}?stream=true&include_obfuscation=false{query}"
+        text = api.http.get(path).text
+        told = [line for line in text.split("\n") if line.startswith("data: {")]
+        assert len(told) == len(events) - (0 if after is None else after + 1)
+        assert text.endswith("data: [DONE]\n\n")
+    assert (
+        check_stream(api.http.get(f"/v1/responses/{identifier}?stream=true&include_obfuscation=false").content)
+        == events
+    )
+
+
+def test_lists_page_without_gap_or_repeat(api: Agents, client: OpenAI) -> None:
+    made = []
+    for number in range(7):
+        api.house.model.says("x")
+        made.append(client.responses.create(model="odd" if number % 2 else "even", input=str(number)).id)
+    found: list[str] = []
+    after = ""
+    while True:
+        page = api.http.get(f"/v1/responses?order=asc&limit=2{after}").json()
+        found += [response["id"] for response in page["data"]]
+        assert [page["first_id"], page["last_id"]] == [page["data"][0]["id"], page["data"][-1]["id"]]
+        after = f"&after={page['last_id']}"
+        if not page["has_more"]:
+            break
+    assert found == sorted(made)
+    odd = api.http.get("/v1/responses?model=odd").json()
+    assert len(odd["data"]) == 3 and odd["data"][0]["input"][0]["type"] == "message"
+    for query in ("limit=0", "limit=101", "order=up", "after=resp_x"):
+        assert api.http.get(f"/v1/responses?{query}").status_code == 400, query
+
+
+# --- failures
+
+
+@pytest.mark.parametrize(
+    ("failure", "status", "code"),
+    [
+        (UpstreamBroken("down"), 502, "upstream_error"),
+        (UpstreamTimeout("late"), 504, "upstream_timeout"),
+        (UpstreamLimited("slow down", extra={"retry_after": 7}), 429, "rate_limit_exceeded"),
+        (UpstreamRejected("too long", code="context_length_exceeded"), 400, "context_length_exceeded"),
+        (UpstreamRejected("no", code="model_not_found"), 400, "model_not_found"),
+        (UpstreamRejected("who?", code="upstream_authentication_error"), 502, "upstream_authentication_error"),
+        (RuntimeError("secret detail"), 500, "server_error"),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_upstream_that_refuses_is_an_http_error_also_for_a_stream(
+    api: Agents, failure: Exception, status: int, code: str, stream: bool
+) -> None:
+    api.house.model.answers(failure)
+    answer = api.http.post("/v1/responses", json={"model": "m", "input": "Go.", "stream": stream})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"]) == (status, code)
+    assert set(error) == {"message", "type", "param", "code"} and "secret" not in answer.text
+    assert answer.headers["x-request-id"]
+
+
+def test_a_stream_that_breaks_off_closes_what_it_opened_and_fails(api: Agents, client: OpenAI) -> None:
+    api.house.model.answers(TextChunk("Hel"), UpstreamBroken("gone"))
+    events = check_stream(raw_stream(api))
+    assert events[-1]["type"] == "response.failed"
+    assert events[-1]["response"]["error"]["code"] == "server_error"
+    stored = client.responses.retrieve(events[0]["response"]["id"])
+    assert stored.status == "failed" and stored.output_text == "Hel"
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"input": "x"}, "model"),
+        ({"model": "m"}, "input"),
+        ({"model": "m", "input": 7}, "input"),
+        ({"model": "m", "input": "x", "temperature": 3}, "temperature"),
+        ({"model": "m", "input": "x", "tools": [{"type": "function"}]}, "tools[0].name"),
+        ({"model": "m", "input": "x", "previous_response_id": "resp_nope"}, "previous_response_id"),
+        ({"model": "m", "input": "x", "metadata": {"k": 1}}, "metadata.k"),
+        ({"model": "m", "input": "x", "background": True}, "background"),
+    ],
+)
+def test_a_bad_body_is_told_which_parameter_is_at_fault(api: Agents, body: Any, param: str) -> None:
+    answer = api.http.post("/v1/responses", json=body)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, param), answer.text
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'"x"', b"\xff"])
+def test_what_is_no_json_object_is_a_400(api: Agents, content: bytes) -> None:
+    answer = api.http.post("/v1/responses", content=content, headers={"content-type": "application/json"})
+    assert answer.status_code == 400 and answer.json()["error"]["code"] is None
+
+
+def test_unknown_ids_are_404_and_400_on_the_llama_stack_path(client: OpenAI, alias: OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError):
+        client.responses.retrieve("resp_unknown")
+    with pytest.raises(openai.BadRequestError, match="not found"):
+        alias.responses.retrieve("resp_unknown")
+
+
+def test_unknown_parameters_and_tools_are_tolerated(api: Agents) -> None:
+    api.house.model.says("ok")
+    body = {"model": "m", "input": "x", "client_metadata": {"a": 1}, "tools": [{"type": "namespace", "name": "n"}]}
+    answer = api.http.post("/v1/responses", json=body)
+    assert answer.status_code == 200 and answer.json()["tools"][0]["type"] == "namespace"
+
+
+def test_a_client_that_drops_its_stream_loses_nothing(api: Agents, client: OpenAI) -> None:
+    gate = asyncio.Event()
+    api.house.model.answers(TextChunk("Hel"), gate, TextChunk("lo"), *_end())
+    stream = client.responses.create(model="m", input="Go.", stream=True)
+    identifier = next(iter(stream)).response.id  # type: ignore[union-attr]
+    stream.close()
+    while not hasattr(gate, "_loop") or gate._loop is None:  # type: ignore[attr-defined]
+        pass
+    gate._loop.call_soon_threadsafe(gate.set)  # type: ignore[attr-defined]
+    told = check_stream(api.http.get(f"/v1/responses/{identifier}?stream=true").content)
+    assert told[-1]["response"]["output"][0]["content"][0]["text"] == "Hello"
+
+
+def _end() -> list[Any]:
+    from turnloom.ports import Finished
+    from turnloom.testing import USAGE
+
+    return [Finished("stop", USAGE)]
