@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-_HEAD = {"id": "chatcmpl-bench", "created": 0, "model": "bench"}
+_HEAD: dict[str, Any] = {"id": "chatcmpl-bench", "created": 0, "model": "bench"}
 _SSE = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 _END = b"0\r\n\r\n"
 
@@ -31,8 +31,8 @@ class Answer:
 def answer(pieces: list[dict[str, Any]], message: dict[str, Any], reason: str, *, split: bool) -> Answer:
     """Prepare an answer from its deltas and from the message that they add up to."""
     usage = {"prompt_tokens": 10, "completion_tokens": len(pieces), "total_tokens": 10 + len(pieces)}
-    choices = [{"index": 0, "delta": piece, "finish_reason": None} for piece in pieces]
-    choices.append({"index": 0, "delta": {}, "finish_reason": reason})
+    deltas: list[tuple[dict[str, Any], str | None]] = [*((piece, None) for piece in pieces), ({}, reason)]
+    choices = [{"index": 0, "delta": delta, "finish_reason": ending} for delta, ending in deltas]
     chunks = [{**_HEAD, "object": "chat.completion.chunk", "choices": [choice]} for choice in choices]
     chunks.append({**_HEAD, "object": "chat.completion.chunk", "choices": [], "usage": usage})
     frames = [f"data: {json.dumps(chunk)}\n\n".encode() for chunk in chunks] + [b"data: [DONE]\n\n"]

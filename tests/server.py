@@ -30,7 +30,7 @@ class LoopbackServer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._server.should_exit = True
+        self._server.should_exit = self._server.force_exit = True
         self._thread.join(10)
 
     def _serve(self) -> None:

@@ -119,7 +119,7 @@ def _upstream_key(env: dict[str, str]) -> Callable[[], str]:
     def key() -> str:
         if secret := env.get("TURNLOOM_UPSTREAM_SECRET"):
             return _secret(secret).decode()
-        return env.get("OPENAI_API_KEY") or "none"
+        return env.get("OPENAI_API_KEY", "")
 
     return key
 

@@ -57,7 +57,8 @@ _MESSAGE_CHARACTERS = 2000
 
 
 class OpenAIModel:
-    """The endpoint at `base_url` (with its `/v1`), called with `api_key` (empty where none is needed).
+    """The endpoint at `base_url` (with its `/v1`), called with `api_key` (empty where none is needed),
+    or with what it gives when the first call is made.
 
     An answer that fails before its first chunk, or 429, is asked for again up to `retries` times: after `backoff`
     seconds, then twice that and so on, each up to half as long again by chance, and never sooner than the endpoint
@@ -71,7 +72,7 @@ class OpenAIModel:
     def __init__(
         self,
         base_url: str,
-        api_key: str,
+        api_key: str | Callable[[], str],
         *,
         retries: int = 2,
         timeout: float = 120.0,
@@ -80,7 +81,8 @@ class OpenAIModel:
         sends_reasoning: bool = False,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        self._base_url, self._api_key, self._timeout = base_url, api_key, timeout
+        self._base_url, self._timeout = base_url, timeout
+        self._api_key = api_key if callable(api_key) else lambda: api_key
         self._retries, self._backoff, self._patience = retries, backoff, patience
         self._sends_reasoning, self._sleep = sends_reasoning, sleep
         self._asks_usage = True
@@ -208,7 +210,7 @@ class OpenAIModel:
         return openai.AsyncOpenAI(
             base_url=self._base_url,
             # The SDK takes no empty key; endpoints that need none read none.
-            api_key=self._api_key or "none",
+            api_key=self._api_key() or "none",
             timeout=timeout,
             max_retries=0,
             http_client=openai.DefaultAsyncHttpxClient(timeout=timeout, verify=self._tls),
