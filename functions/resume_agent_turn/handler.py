@@ -1,5 +1,7 @@
 """POST /v1/agents/{agent_id}/session/{session_id}/turn/{turn_id}/resume: streams, under Lambda Web Adapter (run.sh)."""
 
+# Half a second to import: better while the sandbox starts than while a client waits.
+import openai  # noqa: F401
 from mangum import Mangum
 
 from turnloom.bootstrap import services

@@ -2,6 +2,9 @@
 
 from typing import Any
 
+# Half a second to import: better while the sandbox starts than while a turn waits.
+import openai  # noqa: F401
+
 from turnloom import tasks
 
 

@@ -18,6 +18,8 @@ from starlette.testclient import TestClient
 from tests.conftest import House, build_house
 from tests.server import LoopbackServer
 from turnloom import __version__
+from turnloom.adapters.guard import Guard
+from turnloom.adapters.tools import ToolRunners
 from turnloom.domain.errors import UpstreamBroken, UpstreamRejected, UpstreamTimeout
 from turnloom.domain.message import Tool, ToolSource
 from turnloom.ports import ModelInfo, ToolScope
@@ -421,6 +423,31 @@ def test_llama_stack_client_registers_lists_and_invokes(url: str) -> None:
             client.toolgroups.get("mine")
         with pytest.raises(BadRequestError, match="built in"):
             client.toolgroups.unregister("test::tools")
+
+
+def test_llama_stack_client_registers_an_http_endpoint_as_a_tool(home: House) -> None:
+    engine = home.services.engine
+    runners = ToolRunners(Guard(allow_loopback=True), home.clock)
+    services = replace(home.services, engine=replace(engine, world=replace(engine.world, tools=runners)))
+    with LoopbackServer(neighbours(services)) as server, LlamaStackClient(base_url=server.url, max_retries=0) as client:
+        parameters = [{"name": "provider_id", "parameter_type": "str"}]
+        tool = {"name": "who_is", "method": "GET", "parameters": parameters}
+        client.toolgroups.register(
+            toolgroup_id="self",
+            provider_id="http",
+            mcp_endpoint={"uri": f"{server.url}/v1/providers/{{provider_id}}"},
+            args={"tools": [tool]},
+        )
+        listed = client.tools.list(toolgroup_id="self")[0]
+        assert (listed.identifier, listed.parameters[0].parameter_type) == ("who_is", "string")
+        result = client.tool_runtime.invoke_tool(tool_name="who_is", kwargs={"provider_id": "http"})
+        assert json.loads(str(result.content))["provider_type"] == "remote::http"
+        failed = client.tool_runtime.invoke_tool(tool_name="who_is", kwargs={"provider_id": "nobody"})
+        assert failed.error_code == 404
+        with pytest.raises(BadRequestError, match="method"):
+            client.toolgroups.register(
+                toolgroup_id="bad", provider_id="http", args={"tools": [{**tool, "method": "X"}]}
+            )
 
 
 def test_llama_stack_client_reads_models_providers_and_the_server(url: str) -> None:

@@ -79,7 +79,8 @@ def main() -> int:
         return 1
     env.setdefault("TURNLOOM_DATA_DIR", str(Path(".turnloom").resolve()))
     parts = _parts(env, host, port)
-    signal.signal(signal.SIGTERM, _stop)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
     try:
         for part in parts:
             part.start(env)
@@ -87,7 +88,7 @@ def main() -> int:
             _wait(part)
         _welcome(env, host, port)
         _watch(parts, env)
-    except (KeyboardInterrupt, Stopped):
+    except Stopped:
         print("\nStopping Turnloom ...")
     except RuntimeError as failure:
         print(failure)

@@ -1,9 +1,9 @@
-"""The laptop's Step Functions: the deployed definition, executed by moto, its tasks served by this repository's functions.
+"""The laptop's Step Functions: moto executes the deployed definition, this repository's functions are its tasks.
 
     python -m turnloom.local.engine --port 8322
 
-Executions live in this process's memory alone. That may be lost at any time: the turns are in the store, and the sweeper
-starts those again that nobody drives any more.
+Executions live in this process's memory alone. That may be lost at any time: the turns are in the store, and the
+sweeper starts those again that nobody drives any more.
 """
 
 from __future__ import annotations
@@ -23,11 +23,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from turnloom.local.template import ACCOUNT, REGION, ROOT, STATE_MACHINE_ARN, definition, load
-from werkzeug.serving import WSGIRequestHandler, make_server
+from werkzeug.serving import make_server
 from werkzeug.wrappers import Request, Response
 
+from turnloom.local.template import ACCOUNT, REGION, ROOT, STATE_MACHINE_ARN, definition, load
+
 logger = logging.getLogger(__name__)
+
+INVOKE = re.compile(r"/2015-03-31/functions/(?:.*:)?([\w-]+)/invocations")
+"""Lambda's Invoke, with a function's ARN or its name."""
 
 Handler = Callable[[Any, Any], Any]
 Wsgi = Callable[[dict[str, Any], Any], Iterable[bytes]]
@@ -35,8 +39,8 @@ Wsgi = Callable[[dict[str, Any], Any], Iterable[bytes]]
 QUIET = "TurnMoved"
 """The error that is no fault: the definition ends the execution in peace, and nobody needs to read of it."""
 
-KEPT_EXECUTIONS = 500
-"""How many ended executions are remembered; a name is known, and refused, for as long."""
+KEPT_EXECUTIONS = 20
+"""How many ended executions are remembered, some 100 KB each; their names are refused for as long."""
 
 MAX_SECONDS = 900
 """How long a function may run in the cloud; here it is what the context says, and nobody is stopped."""
@@ -98,59 +102,76 @@ def _failed(name: str, failure: Exception) -> Response:
     return Response(json.dumps(told), mimetype="application/json", headers={"X-Amz-Function-Error": "Unhandled"})
 
 
-class Engine:
-    """A WSGI application: moto's Step Functions, and what it calls by HTTP on its own port."""
+class Machine:
+    """The state machine in moto's Step Functions; calling it answers the requests of AWS clients."""
 
-    def __init__(self, functions: Functions) -> None:
-        self._functions = functions
-        self._step_functions = _step_functions()
+    def __init__(self) -> None:
+        from moto.core.config import default_user_config
+        from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+        from moto.stepfunctions.parser.models import stepfunctions_parser_backends
+
+        default_user_config["stepfunctions"] = {"execute_state_machine": True}
+        backend = stepfunctions_parser_backends[ACCOUNT][REGION]
+        name = STATE_MACHINE_ARN.rpartition(":")[2]
+        self._machine = backend.create_state_machine(name, definition(), f"arn:aws:iam::{ACCOUNT}:role/turnloom")
+        self._requests: Wsgi = DomainDispatcherApplication(create_backend_app)
+        self._forgetting = threading.Lock()
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        return self._answer(Request(environ))(environ, start_response)
+        self._forget()
+        return self._requests(environ, start_response)
 
-    def _answer(self, request: Request) -> Wsgi:
+    def _forget(self) -> None:
+        """Drop the oldest of the ended executions; moto keeps all, and every thread that it ever started."""
+        from moto.stepfunctions.parser.utils import TMP_THREADS
+
+        with self._forgetting:
+            ended = [execution for execution in self._machine.executions if execution.status != "RUNNING"]
+            for execution in ended[:-KEPT_EXECUTIONS]:
+                self._machine.executions.remove(execution)
+            TMP_THREADS.clear()
+
+
+def application(functions: Functions) -> Wsgi:
+    """Step Functions, and on the same port the functions, for that is where moto's Lambda tasks call them."""
+    machine = Machine()
+
+    def answer(request: Request) -> Wsgi:
         if request.path == "/health":
             return Response('{"status": "OK"}', mimetype="application/json")
-        invoked = re.fullmatch(r"/2015-03-31/functions/(?:.*:)?([\w-]+)/invocations", request.path)
-        if invoked is not None:
-            return self._functions.invoke(invoked[1], request.get_data())
-        return self._step_functions
+        if invoked := INVOKE.fullmatch(request.path):
+            return functions.invoke(invoked[1], request.get_data())
+        return machine
 
-
-def _step_functions() -> Wsgi:
-    """Moto's Step Functions with the state machine in it."""
-    from moto.core.config import default_user_config
-    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
-    from moto.stepfunctions.parser.models import stepfunctions_parser_backends
-
-    default_user_config["stepfunctions"] = {"execute_state_machine": True}
-    name = STATE_MACHINE_ARN.rpartition(":")[2]
-    role = f"arn:aws:iam::{ACCOUNT}:role/turnloom"
-    stepfunctions_parser_backends[ACCOUNT][REGION].create_state_machine(name, definition(), role)
-    application: Wsgi = DomainDispatcherApplication(create_backend_app)
-    return application
+    return lambda environ, start_response: answer(Request(environ))(environ, start_response)
 
 
 def main() -> None:
     """Serve until SIGTERM or Ctrl-C."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--functions", type=Path, default=ROOT / "functions", help="the folder of the task handlers")
+    parser.add_argument("--functions", type=Path, default=ROOT / "functions", help="the folder of the functions")
     given = parser.parse_args()
-    _prepare(given.port)
-    server = make_server("127.0.0.1", given.port, Engine(Functions(given.functions)), threaded=True)
-    serving = threading.Thread(target=server.serve_forever)
+    _set_up(given.port)
+    server = make_server("127.0.0.1", given.port, application(Functions(given.functions)), threaded=True)
+    serving = threading.Thread(target=server.serve_forever, args=(0.1,))
     serving.start()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: server.shutdown())
     serving.join()
     server.server_close()
 
-def _prepare(port):
+
+def _set_up(port: int) -> None:
+    """Tell moto where it is, and AWS clients that they need no account and no proxy to call it."""
     os.environ["MOTO_PORT"] = str(port)
-    for name, value in {"AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local", "AWS_DEFAULT_REGION": REGION}.items():
-        os.environ.setdefault(name, value)
+    os.environ.setdefault("AWS_ACCESS_KEY_ID", "local")
+    os.environ.setdefault("AWS_SECRET_ACCESS_KEY", "local")
+    os.environ.setdefault("AWS_DEFAULT_REGION", REGION)
+    for name in ("NO_PROXY", "no_proxy"):
+        os.environ[name] = ",".join(filter(None, (os.environ.get(name), "localhost", "127.0.0.1")))
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
+
 
 if __name__ == "__main__":
     main()

@@ -322,7 +322,7 @@ def _keep_secret(tool: Mapping[str, Any], path: str, secrets: dict[str, dict[str
 def _check(model: type[Body], given: Mapping[str, Any], path: str) -> None:
     """Raise InvalidRequest for the first thing that the model finds wrong with the value at `path`."""
     try:
-        model.model_validate(given)
+        model.model_validate(_without_nulls(given))
     except ValidationError as error:
         _raise_first(error.errors(include_url=False, include_input=False)[0], path)
 

@@ -1,0 +1,78 @@
+"""The Orchestrator port on Step Functions."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import re
+import threading
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mypy_boto3_stepfunctions import SFNClient
+
+NAME_LENGTH = 80
+
+
+class StepFunctions:
+    """Starts executions of one state machine. Without a `client` it makes one when the first turn is handed over.
+
+    An execution that cannot be started after three retries raises botocore's error.
+    """
+
+    def __init__(self, state_machine_arn: str, client: SFNClient | None = None) -> None:
+        self._arn = state_machine_arn
+        self._client = client
+        self._making = threading.Lock()
+
+    async def start(self, name: str, given: Mapping[str, Any]) -> None:
+        await asyncio.to_thread(self._start, execution_name(name), json.dumps(given, separators=(",", ":")))
+
+    def _start(self, name: str, given: str) -> None:
+        client = self._connected()
+        try:
+            client.start_execution(stateMachineArn=self._arn, name=name, input=given)
+        except client.exceptions.ExecutionAlreadyExists:
+            # It runs with another input, or has ended: whoever started it first has set the turn going.
+            return
+
+    def _connected(self) -> SFNClient:
+        # boto3's default session is not safe to make two clients at once.
+        with self._making:
+            if self._client is None:
+                self._client = stepfunctions_client(self._arn.split(":")[3])
+        return self._client
+
+
+def stepfunctions_client(region: str) -> SFNClient:
+    """A thread-safe client for the region, or for the AWS_ENDPOINT_URL_STEPFUNCTIONS of the environment.
+
+    Calls that are throttled or get no answer are tried four times in all, with growing pauses.
+    """
+    import boto3
+    from botocore.config import Config
+
+    return boto3.client(
+        "stepfunctions",
+        region_name=region,
+        # By itself boto3 heeds AWS_ENDPOINT_URL_SFN and AWS_ENDPOINT_URL, but not the service by its full name.
+        endpoint_url=os.environ.get("AWS_ENDPOINT_URL_STEPFUNCTIONS"),
+        config=Config(
+            retries={"mode": "standard", "total_max_attempts": 4},
+            connect_timeout=2,
+            read_timeout=5,
+            max_pool_connections=32,
+        ),
+    )
+
+
+def execution_name(name: str) -> str:
+    """The name as Step Functions takes it, at most 80 safe characters; different names stay different."""
+    safe = re.sub(r"[^a-zA-Z0-9_-]", "-", name)
+    if safe == name and 0 < len(name) <= NAME_LENGTH:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:32]
+    return f"{safe[: NAME_LENGTH - 33]}-{digest}"

@@ -1,0 +1,370 @@
+"""Tools of MCP servers, through the official SDK's client: one session per listing or call.
+
+The SDK reports what happens on HTTP in fragments: an error status becomes a made-up JSON-RPC error, a refused
+connection an exception group, and what breaks while it posts to an SSE server is only logged. So the transport below
+it keeps the record that the runner goes by.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar, assert_never
+from urllib.parse import urlsplit
+
+import anyio
+import anyio.lowlevel
+import httpx2
+import mcp_types as types
+from mcp import Client, MCPError
+from mcp.client.sse import sse_client
+from mcp.client.streamable_http import streamable_http_client
+
+from turnloom import __version__
+from turnloom.adapters.guard import Guard
+from turnloom.adapters.tools.failure import ToolFailed, illegal_header, redacted
+from turnloom.domain.errors import InvalidRequest, Unauthenticated, UpstreamBroken
+from turnloom.domain.message import JSON, Tool, ToolSource
+from turnloom.ports import ToolError, ToolResult, ToolScope
+
+_PAGES = 100
+_GOODBYE_SECONDS = 2.0
+_REFUSED = (401, 403)
+_UNAUTHENTICATED = 401
+_ANOTHER_TRANSPORT_IS_NO_HELP = (*_REFUSED, 408, 429)
+
+Answer = TypeVar("Answer")
+Question = Callable[[Client], Awaitable[Answer]]
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """How a server is spoken to; `mode` is the SDK's: `auto` asks the server for its era, `legacy` knows it."""
+
+    transport: Literal["streamable", "sse"]
+    mode: Literal["auto", "legacy"]
+
+
+# SSE was given up before the protocol began to change its handshake, so its servers need no probe.
+STREAMABLE, SSE = Dialect("streamable", "auto"), Dialect("sse", "legacy")
+
+
+class McpRunner:
+    """Asks MCP servers, every connection through the guard; remembers for each address which dialect it speaks."""
+
+    def __init__(self, guard: Guard, seconds: float) -> None:
+        self._guard = guard
+        self._seconds = seconds
+        self._dialects: dict[str, Dialect] = {}
+
+    async def offered(self, source: ToolSource, scope: ToolScope) -> list[Tool]:
+        """All tools of the server; raises InvalidRequest, Unauthenticated, UpstreamBroken."""
+        endpoint, headers = source.endpoint or "", headers_for(source, scope)
+        await self._guard.check(endpoint)
+        if (illegal := illegal_header(headers)) is not None:
+            raise InvalidRequest(_illegal(endpoint, illegal))
+        try:
+            listed = await self._ask(endpoint, headers, _listed)
+        except ToolFailed as failure:
+            if (failure.error.kind, failure.error.code) == ("http", _UNAUTHENTICATED):
+                raise Unauthenticated(failure.error.message, code="mcp_unauthenticated") from None
+            raise UpstreamBroken(failure.error.message, code="toolgroup_unreachable") from None
+        return [_tool(tool, source) for tool in listed]
+
+    async def call(self, source: ToolSource, arguments: Mapping[str, JSON], scope: ToolScope) -> ToolResult:
+        """Run a tool of the server; raises ToolFailed."""
+        endpoint, headers = source.endpoint or "", headers_for(source, scope)
+        if (illegal := illegal_header(headers)) is not None:
+            raise ToolFailed("http", _illegal(endpoint, illegal))
+
+        async def called(client: Client) -> types.CallToolResult:
+            return await _called(client, source.name, dict(arguments))
+
+        return _result(await self._ask(endpoint, headers, called), headers)
+
+    async def _ask(self, endpoint: str, headers: Mapping[str, str], question: Question[Answer]) -> Answer:
+        """What the server answers, asked in the dialect it is known for, or else in each until it understands one."""
+        first: ToolFailed | None = None
+        for dialect in _dialects(endpoint, self._dialects.pop(endpoint, None)):
+            line = _Line(endpoint, headers, self._guard, self._seconds)
+            try:
+                return await line.ask(dialect, question)
+            except ToolFailed as failure:
+                first = first or failure
+                if line.spoken is not None or not _may_speak_otherwise(failure.error):
+                    break
+            finally:
+                if line.spoken is not None:
+                    self._dialects[endpoint] = line.spoken
+        assert first is not None
+        raise first
+
+
+def headers_for(source: ToolSource, scope: ToolScope) -> Mapping[str, str]:
+    """The headers for a server: of its registration, then of the caller's provider data, then of the request."""
+    headers = httpx2.Headers(source.settings.get("headers") or {})
+    if token := source.settings.get("authorization"):
+        headers["authorization"] = f"Bearer {token}"
+    for known in (scope.provider_data.get("mcp_headers"), scope.headers):
+        if isinstance(known, Mapping):
+            headers.update(_of_server(known, source.endpoint or ""))
+    return dict(headers)
+
+
+def _of_server(known: Mapping[str, JSON], endpoint: str) -> dict[str, str]:
+    given = next((value for uri, value in known.items() if uri.rstrip("/") == endpoint.rstrip("/")), None)
+    if not isinstance(given, Mapping):
+        return {}
+    return {name: value for name, value in given.items() if isinstance(value, str)}
+
+
+def _dialects(endpoint: str, known: Dialect | None) -> Sequence[Dialect]:
+    sse_first = urlsplit(endpoint).path.rstrip("/").endswith("/sse")
+    usual = (SSE, STREAMABLE) if sse_first else (STREAMABLE, SSE)
+    return usual if known is None else (known, *(dialect for dialect in usual if dialect != known))
+
+
+def _may_speak_otherwise(error: ToolError) -> bool:
+    if error.kind == "http":
+        return 400 <= error.code < 500 and error.code not in _ANOTHER_TRANSPORT_IS_NO_HELP
+    return error.kind == "protocol"
+
+
+def _server(endpoint: str) -> str:
+    """A server's name in messages: path and query of its address may be secret."""
+    parts = urlsplit(endpoint)
+    return f"The MCP server at {parts.scheme}://{parts.netloc}"
+
+
+def _illegal(endpoint: str, header: str) -> str:
+    return f"{_server(endpoint)} cannot be sent the header '{header}': HTTP does not permit it."
+
+
+# --- one session
+
+
+class _Line:
+    """One session with a server; `spoken` is the dialect in which it came about."""
+
+    def __init__(self, endpoint: str, headers: Mapping[str, str], guard: Guard, seconds: float) -> None:
+        self.spoken: Dialect | None = None
+        self._endpoint = endpoint
+        self._headers = headers
+        self._server = _server(endpoint)
+        self._timeout = httpx2.Timeout(seconds)
+        self._record = _Record(guard.transport(), self._server)
+
+    async def ask(self, dialect: Dialect, question: Question[Answer]) -> Answer:
+        """The answer to the question; raises ToolFailed."""
+        answers: list[Answer] = []
+        try:
+            with anyio.CancelScope() as scope:
+                if dialect.transport == "sse":
+                    self._record.alarm = scope.cancel
+                async with AsyncExitStack() as stack:
+                    client = await self._connected(dialect, stack)
+                    self.spoken = Dialect(dialect.transport, _mode(client))
+                    answers.append(await question(client))
+        except Exception as trouble:
+            if not answers:
+                raise self._blamed(trouble) from None
+        if not answers:
+            raise self._record.failure or ToolFailed("protocol", f"{self._server} broke off the session.")
+        return answers[0]
+
+    async def _connected(self, dialect: Dialect, stack: AsyncExitStack) -> Client:
+        http = httpx2.AsyncClient(transport=self._record, headers=self._headers, timeout=self._timeout)
+        match dialect.transport:
+            case "streamable":
+                await stack.enter_async_context(http)
+                transport = streamable_http_client(self._endpoint, http_client=http)
+            case "sse":
+                transport = sse_client(self._endpoint, httpx_client_factory=lambda *_, **__: http)
+            case _:
+                assert_never(dialect.transport)
+        info = types.Implementation(name="turnloom", version=__version__)
+        return await stack.enter_async_context(Client(transport, mode=dialect.mode, cache=None, client_info=info))
+
+    def _blamed(self, trouble: Exception) -> ToolFailed:
+        """What an exception means; its own words are told only where they are the server's."""
+        if self._record.failure is not None:
+            return self._record.failure
+        cause = next(_causes(trouble))
+        match cause:
+            case ToolFailed():
+                return cause
+            case MCPError():
+                message = redacted(cause.message, self._headers)
+                return ToolFailed("protocol", f"{self._server} reported an error: {message}", cause.code)
+            case httpx2.HTTPStatusError():
+                return _status_failure(self._server, cause.response.status_code)
+            case httpx2.HTTPError() | InvalidRequest():
+                return _connection_failure(self._server, cause)
+            case _:
+                return ToolFailed("protocol", f"{self._server} answered with something that is not MCP.")
+
+
+class _Record(httpx2.AsyncBaseTransport):
+    """Passes requests on, and keeps how the last message that was posted failed, if it did.
+
+    `alarm` is called for each failure: the SDK's SSE client would let the call wait for an answer that cannot come.
+    """
+
+    def __init__(self, inner: httpx2.AsyncBaseTransport, server: str) -> None:
+        self.failure: ToolFailed | None = None
+        self.alarm: Callable[[], None] | None = None
+        self._inner = inner
+        self._server = server
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        if request.method == "DELETE":
+            # The end of a session; the answer is there already and must not wait for a server that takes its leave.
+            goodbye = httpx2.Timeout(_GOODBYE_SECONDS).as_dict()
+            request.extensions = {**request.extensions, "timeout": goodbye}
+        if request.method != "POST":
+            return await self._inner.handle_async_request(request)
+        try:
+            response = await self._inner.handle_async_request(request)
+        except (httpx2.HTTPError, InvalidRequest) as trouble:
+            await self._note(_connection_failure(self._server, trouble))
+            raise
+        await self._note(None if await _understood(response) else _status_failure(self._server, response.status_code))
+        return response
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+    async def _note(self, failure: ToolFailed | None) -> None:
+        self.failure = failure
+        if failure is not None and self.alarm is not None:
+            self.alarm()
+            # Ends here, by cancellation: the SDK would log the failure, and with it the address.
+            await anyio.lowlevel.checkpoint()
+
+
+async def _understood(response: httpx2.Response) -> bool:
+    """Whether the answer to a message is one of the protocol: errors of JSON-RPC may come with an error status."""
+    if response.status_code < 400:
+        return True
+    if response.status_code in _REFUSED:
+        return False
+    try:
+        body = json.loads(await response.aread())
+    except ValueError:
+        return False
+    return isinstance(body, dict) and "jsonrpc" in body and isinstance(body.get("error"), dict)
+
+
+def _status_failure(server: str, status: int) -> ToolFailed:
+    if status in _REFUSED:
+        return ToolFailed(
+            "http", f"{server} refused the credentials, or the lack of them, with status {status}.", status
+        )
+    return ToolFailed("http", f"{server} answered with status {status}.", status)
+
+
+def _connection_failure(server: str, trouble: Exception) -> ToolFailed:
+    match trouble:
+        case InvalidRequest():
+            return ToolFailed("http", f"{server} may not be reached: {trouble.message}.")
+        case httpx2.TimeoutException():
+            return ToolFailed("timeout", f"{server} did not answer in time.")
+        case _:
+            return ToolFailed("http", f"{server} could not be reached.")
+
+
+def _causes(trouble: BaseException) -> Iterator[BaseException]:
+    """The exceptions within groups of groups of them, as the SDK's task groups raise them."""
+    if isinstance(trouble, BaseExceptionGroup):
+        for inner in trouble.exceptions:
+            yield from _causes(inner)
+    else:
+        yield trouble
+
+
+# --- what is asked
+
+
+def _mode(client: Client) -> Literal["auto", "legacy"]:
+    return "legacy" if client.session.initialize_result is not None else "auto"
+
+
+async def _listed(client: Client) -> list[types.Tool]:
+    tools: list[types.Tool] = []
+    cursor: str | None = None
+    for _ in range(_PAGES):
+        page = await client.list_tools(cursor=cursor)
+        tools += page.tools
+        if page.next_cursor is None:
+            return tools
+        cursor = page.next_cursor
+    raise ToolFailed("protocol", f"The MCP server lists more than {_PAGES} pages of tools.")
+
+
+async def _called(client: Client, name: str, arguments: dict[str, Any]) -> types.CallToolResult:
+    # Not `client.call_tool`: it lists the tools after every call, to check a result that has already had its effects.
+    request = types.CallToolRequest(params=types.CallToolRequestParams(name=name, arguments=arguments))
+    try:
+        return await client.session.send_request(request, types.CallToolResult)
+    except MCPError as error:
+        if error.code != types.HEADER_MISMATCH:
+            raise
+    # The server wants arguments repeated in headers, which the SDK does for tools that it has seen listed.
+    await _listed(client)
+    return await client.session.send_request(request, types.CallToolResult)
+
+
+def _tool(tool: types.Tool, source: ToolSource) -> Tool:
+    hints = tool.annotations.model_dump(by_alias=True, exclude_unset=True) if tool.annotations else {}
+    settings = {**source.settings, "annotations": hints} if hints else source.settings
+    return Tool(
+        tool.name,
+        tool.description or "",
+        tool.input_schema,
+        ToolSource(
+            "mcp",
+            source.group,
+            tool.name,
+            source.endpoint,
+            source.args,
+            settings,
+            repeatable=bool(hints.get("readOnlyHint") or hints.get("idempotentHint")),
+        ),
+    )
+
+
+def _result(result: types.CallToolResult, headers: Mapping[str, str]) -> ToolResult:
+    content = _content(result)
+    if not result.is_error:
+        return ToolResult(content)
+    told = redacted(_text(content), headers) or "The tool failed and did not say why."
+    return ToolResult(told, error=ToolError("tool", told))
+
+
+def _content(result: types.CallToolResult) -> str | list[JSON]:
+    if not result.content and result.structured_content is not None:
+        return json.dumps(result.structured_content, ensure_ascii=False)
+    texts = [part.text for part in result.content if isinstance(part, types.TextContent)]
+    if len(texts) == len(result.content):
+        return "\n".join(texts)
+    return [_item(part) for part in result.content]
+
+
+def _item(part: types.ContentBlock) -> JSON:
+    match part:
+        case types.TextContent():
+            return {"type": "text", "text": part.text}
+        case types.ImageContent():
+            return {"type": "image", "image": {"data": part.data}}
+        case types.AudioContent() | types.ResourceLink() | types.EmbeddedResource():
+            return {"type": "text", "text": part.model_dump_json(by_alias=True, exclude_none=True)}
+        case _:
+            assert_never(part)
+
+
+def _text(content: str | list[JSON]) -> str:
+    if isinstance(content, str):
+        return content
+    return "\n".join(item["text"] for item in content if item["type"] == "text")

@@ -1,0 +1,75 @@
+"""An HTTP transport that asks the guard about every request and connects to the addresses that it looked at."""
+
+from __future__ import annotations
+
+import ssl
+from contextlib import suppress
+from functools import cache
+from typing import TYPE_CHECKING
+
+import httpx2
+
+if TYPE_CHECKING:
+    from turnloom.adapters.guard import Guard
+
+CONNECT_SECONDS = 5.0
+
+
+class PinnedTransport(httpx2.AsyncBaseTransport):
+    """Sends a request to one of its host's checked addresses; Host header, SNI and certificate stay those of the name.
+
+    Raises InvalidRequest for what the guard refuses.
+    """
+
+    def __init__(self, guard: Guard, context: ssl.SSLContext | None = None) -> None:
+        self._guard = guard
+        self._context = context
+        self._pools: dict[str, httpx2.AsyncHTTPTransport] = {}
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        addresses = await self._guard.check(str(request.url))
+        pool = self._pool(request.url)
+        for address in addresses[:-1]:
+            with suppress(httpx2.ConnectError, httpx2.ConnectTimeout):
+                return await pool.handle_async_request(_pinned(request, address))
+        return await pool.handle_async_request(_pinned(request, addresses[-1]))
+
+    async def aclose(self) -> None:
+        for pool in self._pools.values():
+            await pool.aclose()
+
+    def _pool(self, url: httpx2.URL) -> httpx2.AsyncHTTPTransport:
+        # One for each name: two names on one address must not share a connection whose certificate is for one of them.
+        if url.host not in self._pools:
+            context = self._context or _trusted()
+            self._pools[url.host] = httpx2.AsyncHTTPTransport(verify=context, trust_env=False)
+        return self._pools[url.host]
+
+
+async def first_bytes(response: httpx2.Response, limit: int) -> tuple[bytes, bool]:
+    """The body up to `limit` bytes, and whether that is all of it."""
+    content = bytearray()
+    async for chunk in response.aiter_bytes():
+        content += chunk
+        if len(content) > limit:
+            return bytes(content[:limit]), False
+    return bytes(content), True
+
+
+@cache
+def _trusted() -> ssl.SSLContext:
+    """The authorities that are trusted; reading them takes some 20 ms."""
+    return httpx2.create_ssl_context()
+
+
+def _pinned(request: httpx2.Request, address: str) -> httpx2.Request:
+    timeouts = dict(request.extensions.get("timeout") or {})
+    timeouts["connect"] = min(timeouts.get("connect") or CONNECT_SECONDS, CONNECT_SECONDS)
+    name = request.url.raw_host.decode("ascii")
+    return httpx2.Request(
+        request.method,
+        request.url.copy_with(host=address),
+        headers=request.headers,
+        stream=request.stream,
+        extensions={**request.extensions, "timeout": timeouts, "sni_hostname": name},
+    )

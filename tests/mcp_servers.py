@@ -1,0 +1,176 @@
+"""Real MCP servers on loopback, made with the SDK's server side, over streamable HTTP or SSE.
+
+    with McpServer() as server:                      # or McpServer("sse"), McpServer(legacy=True)
+        source = ToolSource("mcp", "test", "echo", server.url)
+        server.refusals[("tools/call",)] = 503       # what is asked next time is refused so
+        server.seen                                  # the messages that came, with their headers
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import mcp_types as types
+from mcp import MCPError
+from mcp.server.lowlevel import Server
+from mcp.server.mcpserver import MCPServer
+from starlette.responses import JSONResponse, PlainTextResponse
+from tests.server import LoopbackServer
+from tests.upstream import Signal
+
+PICTURE = "iVBORw0KGgo="
+NESTED_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "where": {"type": "object", "properties": {"city": {"type": "string", "enum": ["Oslo"]}}, "required": ["city"]},
+        "days": {"anyOf": [{"type": "integer"}, {"type": "null"}], "default": None},
+    },
+    "required": ["where"],
+    "additionalProperties": False,
+}
+_PLAIN: dict[str, Any] = {"type": "object", "properties": {}}
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A request that came: its HTTP method, the JSON-RPC method if it had one, and its headers."""
+
+    http: str
+    method: str
+    headers: Mapping[str, str]
+
+
+@dataclass
+class Refusal:
+    """An answer with an error status in place of the server's own; `body` is sent as JSON if it is no text."""
+
+    status: int
+    body: Any = "refused"
+
+
+@dataclass
+class McpServer:
+    """Serves the tools of `_TOOLS` for as long as the context lasts.
+
+    A `legacy` server knows nothing of `server/discover`. `refusals` are by JSON-RPC method, or `GET` for the stream.
+    """
+
+    transport: Literal["streamable", "sse"] = "streamable"
+    legacy: bool = False
+    path: str = ""
+    page: int = 100
+    refusals: dict[str, Refusal] = field(default_factory=dict)
+    seen: list[Seen] = field(default_factory=list)
+    reached: Signal = field(default_factory=Signal)
+    opened: Signal = field(default_factory=Signal)
+
+    def __post_init__(self) -> None:
+        self.path = self.path or ("/sse" if self.transport == "sse" else "/mcp")
+        self._app = self._made()
+        self._server = LoopbackServer(self)
+
+    def __enter__(self) -> McpServer:
+        self._server.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.opened.set()
+        self._server.__exit__()
+
+    @property
+    def url(self) -> str:
+        return self._server.url + self.path
+
+    @property
+    def methods(self) -> list[str]:
+        """The JSON-RPC methods asked, in order."""
+        return [request.method for request in self.seen if request.method]
+
+    def headers_of(self, method: str) -> Mapping[str, str]:
+        return next(request.headers for request in self.seen if request.method == method)
+
+    def _made(self) -> Any:
+        server = Server("test", on_list_tools=self._list, on_call_tool=self._call)
+        if self.transport == "streamable":
+            return server.streamable_http_app(streamable_http_path=self.path)
+        shell = MCPServer("test")
+        shell._lowlevel_server = server
+        return shell.sse_app(sse_path=self.path)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = {name.decode(): value.decode() for name, value in scope["headers"]}
+        first = await receive() if scope["method"] == "POST" else None
+        message = json.loads(first["body"]) if first and first.get("body") else {}
+        method = message.get("method", "")
+        self.seen.append(Seen(scope["method"], method, headers))
+        refusal = self.refusals.get(method or scope["method"])
+        if self.legacy and method == "server/discover":
+            refusal = Refusal(400, "Bad Request: Missing session ID")
+        if refusal is not None:
+            answer = PlainTextResponse if isinstance(refusal.body, str) else JSONResponse
+            await answer(refusal.body, refusal.status)(scope, receive, send)
+            return
+        pending = [first] if first else []
+
+        async def again() -> Any:
+            return pending.pop() if pending else await receive()
+
+        await self._app(scope, again, send)
+
+    async def _list(self, _: Any, params: types.PaginatedRequestParams | None) -> types.ListToolsResult:
+        start = int(params.cursor) if params and params.cursor else 0
+        end = start + self.page
+        return types.ListToolsResult(tools=_TOOLS[start:end], next_cursor=str(end) if end < len(_TOOLS) else None)
+
+    async def _call(self, _: Any, params: types.CallToolRequestParams) -> types.CallToolResult:
+        given = params.arguments or {}
+        match params.name:
+            case "echo":
+                return _said(json.dumps(given))
+            case "lines":
+                return _said("one", "two")
+            case "weather":
+                return types.CallToolResult(content=[], structured_content={"wind": 3, "city": "Ålesund"})
+            case "picture":
+                image = types.ImageContent(type="image", data=PICTURE, mime_type="image/png")
+                link = types.ResourceLink(type="resource_link", name="map", uri="https://example.com/map")
+                return types.CallToolResult(content=[*_said("look").content, image, link])
+            case "fail":
+                return types.CallToolResult(content=_said(f"no good: {given.get('why')}").content, is_error=True)
+            case "fail_silently":
+                return types.CallToolResult(content=[], is_error=True)
+            case "nothing":
+                return types.CallToolResult(content=[])
+            case "wait":
+                self.reached.set()
+                await self.opened.wait(None)
+                return _said("at last")
+            case _:
+                raise MCPError(types.INVALID_PARAMS, f"Unknown tool: {params.name} {given.get('why', '')}")
+
+
+def _said(*texts: str) -> types.CallToolResult:
+    return types.CallToolResult(content=[types.TextContent(type="text", text=text) for text in texts])
+
+
+def _tool(name: str, schema: dict[str, Any] | None = None, **rest: Any) -> types.Tool:
+    return types.Tool(name=name, input_schema=schema or _PLAIN, **rest)
+
+
+_TOOLS = [
+    _tool("echo", description="Says it again."),
+    _tool("lines"),
+    _tool("weather", NESTED_SCHEMA, annotations=types.ToolAnnotations(title="Weather", read_only_hint=True)),
+    _tool("picture", annotations=types.ToolAnnotations(idempotent_hint=True)),
+    _tool("fail", annotations=types.ToolAnnotations(destructive_hint=True, read_only_hint=False)),
+    _tool("fail_silently"),
+    _tool("nothing"),
+    _tool("wait"),
+]
+TOOL_NAMES = [tool.name for tool in _TOOLS]
