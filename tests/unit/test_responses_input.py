@@ -121,7 +121,7 @@ def test_a_file_of_text_is_text_under_its_name(part: Item, text: str) -> None:
 def test_any_other_file_is_passed_on(part: Item, media: str) -> None:
     [shown] = messages(message("user", [part]))
     assert isinstance(shown, UserMessage)
-    [sent] = shown.content
+    sent = shown.content[0]
     assert isinstance(sent, FilePart)
     assert sent.filename == part["filename"]
     assert sent.data.startswith(f"data:{media};base64,")

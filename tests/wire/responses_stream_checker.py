@@ -38,7 +38,14 @@ GRAMMAR = {
     "compaction": r"compaction\.compacting ",
 }
 CONSTANT = ("id", "type", "call_id", "name", "role", "server_label")
-EMPTY_AT_FIRST = {"content": [], "summary": [], "arguments": "", "input": "", "tools": [], "output": None}
+EMPTY_AT_FIRST: dict[str, Any] = {
+    "content": [],
+    "summary": [],
+    "arguments": "",
+    "input": "",
+    "tools": [],
+    "output": None,
+}
 
 # Where the text of a run of deltas is repeated: the key in `*.done`, in the part, and in the item.
 _RUNS = {

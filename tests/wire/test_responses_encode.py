@@ -629,7 +629,8 @@ def test_listed_hosted_calls_show_their_outcome_or_null() -> None:
 @st.composite
 def turns(draw: st.DrawFn) -> list[Event]:
     """A turn of one or more model messages, with hosted calls answered in any order, cut anywhere and ended anyhow."""
-    events: list[Event] = [START, *draw(st.lists(st.just(LISTED), max_size=1)), Gathered(AT)]
+    listings: list[Event] = draw(st.lists(st.just(LISTED), max_size=1))
+    events: list[Event] = [START, *listings, Gathered(AT)]
     calls = iter(f"call_{number}" for number in range(1000))
     for _ in range(draw(st.integers(1, 3))):
         message, hosted = draw(messages(calls))
@@ -641,7 +642,8 @@ def turns(draw: st.DrawFn) -> list[Event]:
         order = draw(st.permutations(hosted))
         events += [answer(call_id) for call_id in order[: draw(st.integers(0, len(order)))]]
         if len(order) and events[-1] != answer(order[-1]):
-            return [*events, draw(st.sampled_from([TurnFailed(AT + 4, "internal_error", "x"), TurnCancelled(AT + 4)]))]
+            ends: list[Event] = [TurnFailed(AT + 4, "internal_error", "x"), TurnCancelled(AT + 4)]
+            return [*events, draw(st.sampled_from(ends))]
     finish: Any = draw(st.sampled_from(["stop", "length", "content_filter"]))
     reason: Any = {"stop": None, "length": "out_of_tokens", "content_filter": "content_filter"}[finish]
     message, hosted = draw(messages(calls))
@@ -666,7 +668,8 @@ def messages(draw: st.DrawFn, calls: Any) -> tuple[list[Event], list[str]]:
         call_id = next(calls)
         if block != "client":
             hosted.append(call_id)
-        events += [CallStarted(call_id, "tool", block, "docs"), *text(*parts, block="arguments")]
+        runner: Any = block
+        events += [CallStarted(call_id, "tool", runner, "docs"), *text(*parts, block="arguments")]
     return events, hosted
 
 

@@ -60,7 +60,7 @@ def test_a_pair_of_surrogates_is_a_character() -> None:
 
 
 def test_null_means_not_given() -> None:
-    nothing = dict.fromkeys(
+    nothing: dict[str, Any] = dict.fromkeys(
         (
             "instructions",
             "tools",
@@ -86,7 +86,7 @@ def test_what_is_unknown_is_ignored_and_not_kept() -> None:
 
 
 def test_everything_that_is_echoed_or_needed_is_kept_as_given() -> None:
-    given = {
+    given: dict[str, Any] = {
         "instructions": "Be brief.",
         "previous_response_id": "resp_1",
         "tool_choice": {"type": "function", "name": "weather"},
@@ -211,7 +211,8 @@ def test_what_may_be_passed_over_is_passed_over() -> None:
 
 
 def test_a_follow_up_may_have_no_input() -> None:
-    for given in ({}, {"input": []}, {"input": ""}):
+    empty: list[dict[str, Any]] = [{}, {"input": []}, {"input": ""}]
+    for given in empty:
         asked = parse_create({"model": "m", "previous_response_id": "resp_1", **given})
         assert asked.input == ()
 
@@ -249,7 +250,7 @@ def test_tools_of_unknown_types_are_kept_as_given() -> None:
 
 
 def test_items_lose_nulls_and_keys_that_mean_nothing_here() -> None:
-    given = [
+    given: list[Any] = [
         {"role": "user", "content": [{"type": "text", "text": "Hi", "extra": 1}], "name": "x", "id": None},
         {
             "type": "message",
@@ -286,7 +287,7 @@ def test_items_lose_nulls_and_keys_that_mean_nothing_here() -> None:
 
 
 def test_items_of_unknown_types_are_kept_as_given() -> None:
-    given = [{"type": "computer_call", "call_id": "c", "action": None}, {"type": "turnip", "x": [None]}]
+    given: list[Any] = [{"type": "computer_call", "call_id": "c", "action": None}, {"type": "turnip", "x": [None]}]
     assert list(parsed(input=given).input) == given
 
 
@@ -370,13 +371,13 @@ def test_mcp_tools_are_servers_to_be_listed() -> None:
     reading = {**SERVER, "server_label": "c", "allowed_tools": {"tool_names": ["y"], "read_only": True}}
     first, second, third = spec(tools=[SERVER, named, reading]).servers
     assert (first.label, first.endpoint, first.allowed) == ("docs", "https://mcp.example.com/mcp", None)
-    assert second.allowed == {"x"}
-    assert (third.allowed, third.read_only) == ({"y"}, True)
+    assert second.allowed == frozenset("x")
+    assert (third.allowed, third.read_only) == (frozenset("y"), True)
 
 
 def test_sampling_is_sent_only_when_given() -> None:
     assert spec().sampling == {}
-    given = {"temperature": 0.1, "top_p": 0.2, "presence_penalty": 1, "frequency_penalty": 2}
+    given: dict[str, Any] = {"temperature": 0.1, "top_p": 0.2, "presence_penalty": 1, "frequency_penalty": 2}
     assert spec(**given, reasoning={"effort": "low", "summary": "auto"}).sampling == {
         **given,
         "reasoning_effort": "low",
@@ -434,7 +435,7 @@ def test_allowed_tools_are_all_that_is_offered() -> None:
     ]
     offered = spec(tools=tools, tool_choice={"type": "allowed_tools", "mode": "required", "tools": allowed})
     assert [tool.name for tool in offered.tools] == ["clock"]
-    assert [(server.label, server.allowed) for server in offered.servers] == [("b", {"x", "y"})]
+    assert [(server.label, server.allowed) for server in offered.servers] == [("b", frozenset("xy"))]
     assert offered.choice == "required"
     nothing = spec(tools=tools, tool_choice={"type": "allowed_tools", "mode": "auto", "tools": []})
     assert (nothing.tools, nothing.servers, nothing.choice) == ((), (), "auto")

@@ -5,13 +5,14 @@ One envelope for every failure, a trace id on every answer, a limit on the bytes
 
 from __future__ import annotations
 
+import json
 import logging
 import uuid
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.datastructures import MutableHeaders
@@ -19,7 +20,9 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from turnloom.domain.errors import InvalidRequest, NotFound, Problem, ServerFault, TooLarge
+from turnloom.usecases.callers import Caller
 from turnloom.usecases.services import Services
+from turnloom.wire.problems import agents_envelope, headers_of, status_of
 
 logger = logging.getLogger(__name__)
 
@@ -57,15 +60,39 @@ def application(
     return app
 
 
-def services_of(request: Request) -> Services:
+async def services_of(request: Request) -> Services:
     found: Services = request.app.state.services()
     return found
 
 
-def owner_of(request: Request) -> str:
+async def owner_of(request: Request) -> str:
     """The authenticated caller, as the authorizer names it; `default` where none is set up."""
     context = request.scope.get("aws.event", {}).get("requestContext", {})
     return str((context.get("authorizer") or {}).get("owner") or "default")
+
+
+Home = Annotated[Services, Depends(services_of)]
+Owner = Annotated[str, Depends(owner_of)]
+
+
+def caller_of(request: Request, owner: str) -> Caller:
+    """The caller with the secrets of `X-LlamaStack-Provider-Data`; these are never logged and never in a turn's log."""
+    given = request.headers.get("x-llamastack-provider-data")
+    if not given:
+        return Caller(owner)
+    try:
+        data = json.loads(given)
+    except ValueError:
+        raise InvalidRequest("The header X-LlamaStack-Provider-Data is not JSON") from None
+    if not isinstance(data, dict):
+        raise InvalidRequest("The header X-LlamaStack-Provider-Data is not a JSON object")
+    return Caller(owner, data.get("mcp_headers") or {}, data)
+
+
+def envelope(_request: Request, problem: Problem) -> JSONResponse:
+    """A failure as the Agents API and its neighbours tell it."""
+    body = agents_envelope(problem.code, problem.message, problem.extra)
+    return JSONResponse(body, status_of(problem.code), headers_of(problem))
 
 
 class InvalidBody(InvalidRequest):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-JSONObject = dict[str, Any]
+from turnloom.wire.body import Body, JSONObject
 
 
 def _empty_if_null(value: Any) -> Any:
@@ -15,10 +15,6 @@ def _empty_if_null(value: Any) -> Any:
 
 def _default_if_null(default: Any) -> BeforeValidator:
     return BeforeValidator(lambda value: default if value is None else value)
-
-
-class Body(BaseModel):
-    model_config = ConfigDict(extra="ignore")
 
 
 class TextItem(Body):

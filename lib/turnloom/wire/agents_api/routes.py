@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import Depends, FastAPI, Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi import FastAPI, Request
+from fastapi.responses import Response, StreamingResponse
 
 from turnloom.domain.errors import InvalidRequest, NotFound, Problem, ServerFault
 from turnloom.domain.event import InputAwaited
@@ -16,33 +16,22 @@ from turnloom.domain.message import JSON
 from turnloom.domain.turn import Turn
 from turnloom.store.turns import Record
 from turnloom.usecases import agents, turns
-from turnloom.usecases.callers import Caller
 from turnloom.usecases.services import Services
 from turnloom.usecases.turns import Reading, TurnRequest
 from turnloom.wire import sse
 from turnloom.wire.agents_api.encode import AgentsEncoder
 from turnloom.wire.agents_api.models import CreateAgent, CreateSession, CreateTurn, ResumeTurn
 from turnloom.wire.agents_api.objects import agent_json, session_json, steps_json, turn_json
-from turnloom.wire.app import Route, application, owner_of, services_of
+from turnloom.wire.app import Home, Owner, Route, application, caller_of, envelope
 from turnloom.wire.patience import patiently
-from turnloom.wire.problems import agents_envelope, headers_of, status_of
 
 SESSION_BYTES = 5 * 1024 * 1024
 PAGE = 1000
-
-Home = Annotated[Services, Depends(services_of)]
-Owner = Annotated[str, Depends(owner_of)]
 
 
 def agents_app(function: str, services: Callable[[], Services]) -> FastAPI:
     """The app of the function that serves one method of the Agents API."""
     return application(function, ROUTES, services, envelope)
-
-
-def envelope(_request: Request, problem: Problem) -> JSONResponse:
-    """A failure as the Agents API tells it."""
-    body = agents_envelope(problem.code, problem.message, problem.extra)
-    return JSONResponse(body, status_of(problem.code), headers_of(problem))
 
 
 # --- agents
@@ -120,7 +109,7 @@ async def create_agent_turn(
         key=request.headers.get("idempotency-key"),
         retried=request.headers.get("x-stainless-retry-count", "0") not in ("", "0"),
     )
-    reading = await turns.create_turn(services, _caller(request, owner), agent_id, session_id, asked)
+    reading = await turns.create_turn(services, caller_of(request, owner), agent_id, session_id, asked)
     return await _told(reading, stream=bool(body.stream))
 
 
@@ -129,7 +118,7 @@ async def resume_agent_turn(
 ) -> Response:
     responses = [response.model_dump() for response in body.tool_responses]
     responses = [{**response, "metadata": response["metadata"] or {}} for response in responses]
-    caller = _caller(request, owner)
+    caller = caller_of(request, owner)
     reading = await turns.resume_turn(services, caller, agent_id, session_id, turn_id, responses)
     return await _told(reading, stream=bool(body.stream), after=body.starting_after or 0)
 
@@ -212,20 +201,6 @@ async def _frames(reading: Reading, after: int) -> AsyncIterator[bytes]:
 
 
 # --- reading requests
-
-
-def _caller(request: Request, owner: str) -> Caller:
-    """The caller with the secrets of `X-LlamaStack-Provider-Data`; these are never logged and never in the log."""
-    given = request.headers.get("x-llamastack-provider-data")
-    if not given:
-        return Caller(owner)
-    try:
-        data = json.loads(given)
-    except ValueError:
-        raise InvalidRequest("The header X-LlamaStack-Provider-Data is not JSON") from None
-    if not isinstance(data, dict):
-        raise InvalidRequest("The header X-LlamaStack-Provider-Data is not a JSON object")
-    return Caller(owner, data.get("mcp_headers") or {}, data)
 
 
 def _turn_ids(request: Request) -> set[str] | None:

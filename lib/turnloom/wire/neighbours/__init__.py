@@ -7,8 +7,7 @@ from collections.abc import Callable
 from fastapi import FastAPI
 
 from turnloom.usecases.services import Services
-from turnloom.wire.agents_api.routes import envelope
-from turnloom.wire.app import application
+from turnloom.wire.app import application, envelope
 from turnloom.wire.neighbours import inspect, model_registry, providers, tool_runtime, toolgroups, tools
 
 ROUTES = (

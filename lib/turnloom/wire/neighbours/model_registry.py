@@ -9,8 +9,7 @@ from fastapi.responses import Response
 from turnloom.domain.message import JSON
 from turnloom.usecases import models
 from turnloom.usecases.models import UPSTREAM, Model
-from turnloom.wire.agents_api.routes import Home, Owner
-from turnloom.wire.app import Route
+from turnloom.wire.app import Home, Owner, Route
 from turnloom.wire.neighbours.models import RegisterModel
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from turnloom.wire.agents_api.models import Body, JSONObject
+from turnloom.wire.body import Body, JSONObject
 
 Identifier = Annotated[str, Field(min_length=1)]
 

@@ -7,8 +7,7 @@ from typing import Annotated, Any
 from fastapi import Query, Request
 
 from turnloom.usecases import toolgroups
-from turnloom.wire.agents_api.routes import Home, Owner, _caller
-from turnloom.wire.app import Route
+from turnloom.wire.app import Home, Owner, Route, caller_of
 from turnloom.wire.neighbours.models import InvokeTool
 from turnloom.wire.neighbours.objects import tool_def_json
 
@@ -21,14 +20,14 @@ async def list_runtime_tools(
     endpoint: Annotated[str | None, Query(alias="mcp_endpoint[uri]")] = None,
 ) -> Any:
     if endpoint:
-        tools = await toolgroups.list_server_tools(services, _caller(request, owner), endpoint)
+        tools = await toolgroups.list_server_tools(services, caller_of(request, owner), endpoint)
     else:
         tools = [offer.tool for offer in await toolgroups.list_tools(services, owner, tool_group_id)]
     return {"data": [tool_def_json(tool) for tool in tools]}
 
 
 async def invoke_tool(request: Request, body: InvokeTool, services: Home, owner: Owner) -> Any:
-    result = await toolgroups.invoke_tool(services, _caller(request, owner), body.tool_name, body.kwargs or {})
+    result = await toolgroups.invoke_tool(services, caller_of(request, owner), body.tool_name, body.kwargs or {})
     return {
         "content": result.content,
         "error_message": result.error.message if result.error else None,

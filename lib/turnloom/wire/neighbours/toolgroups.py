@@ -11,8 +11,7 @@ from turnloom.domain.agent import ToolGroup
 from turnloom.domain.message import JSON
 from turnloom.usecases import toolgroups
 from turnloom.usecases.toolgroups import Registration
-from turnloom.wire.agents_api.routes import Home, Owner, _caller
-from turnloom.wire.app import Route
+from turnloom.wire.app import Home, Owner, Route, caller_of
 from turnloom.wire.neighbours.models import RegisterToolGroup
 
 
@@ -27,7 +26,7 @@ async def get_toolgroup(toolgroup_id: str, services: Home, owner: Owner) -> Any:
 async def register_toolgroup(request: Request, body: RegisterToolGroup, services: Home, owner: Owner) -> None:
     endpoint = body.mcp_endpoint.uri if body.mcp_endpoint else None
     asked = Registration(body.toolgroup_id, body.provider_id, endpoint, body.args or {})
-    await toolgroups.register_group(services, _caller(request, owner), asked)
+    await toolgroups.register_group(services, caller_of(request, owner), asked)
 
 
 async def delete_toolgroup(toolgroup_id: str, services: Home, owner: Owner) -> Response:

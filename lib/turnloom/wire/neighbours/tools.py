@@ -7,8 +7,7 @@ from typing import Annotated, Any
 from fastapi import Query
 
 from turnloom.usecases import toolgroups
-from turnloom.wire.agents_api.routes import Home, Owner
-from turnloom.wire.app import Route
+from turnloom.wire.app import Home, Owner, Route
 from turnloom.wire.neighbours.objects import tool_json
 
 

@@ -6,13 +6,9 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from functools import partial
-from typing import Annotated
 
-from fastapi import Depends, FastAPI, Request
+from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
-from turnloom.wire.responses_api.encode import ResponseEncoder, response_json
-from turnloom.wire.responses_api.items import input_items, output_items
-from turnloom.wire.responses_api.models import parse_create
 
 from turnloom.domain.errors import InvalidRequest, Problem, ServerFault
 from turnloom.domain.event import Event, Gathered, InferenceStarted, TurnFailed, TurnStarted
@@ -26,15 +22,15 @@ from turnloom.usecases.callers import Caller
 from turnloom.usecases.responses import ResponseRequest
 from turnloom.usecases.services import Services
 from turnloom.wire import sse
-from turnloom.wire.app import Route, application, owner_of, services_of
+from turnloom.wire.app import Home, Owner, Route, application
 from turnloom.wire.patience import patiently
 from turnloom.wire.problems import headers_of, responses_envelope, responses_status
+from turnloom.wire.responses_api.encode import ResponseEncoder, response_json
+from turnloom.wire.responses_api.items import input_items, output_items
+from turnloom.wire.responses_api.models import parse_create
 
 FIRST_FRAME_SECONDS = 1.0
 """How long the first frame waits for the upstream's verdict, which may still become an HTTP error."""
-
-Home = Annotated[Services, Depends(services_of)]
-Owner = Annotated[str, Depends(owner_of)]
 
 
 def responses_app(function: str, services: Callable[[], Services]) -> FastAPI:
@@ -55,7 +51,9 @@ async def create_openai_response(request: Request, services: Home, owner: Owner)
     caller = Caller(owner, asked.secrets)
     run = await responses.create_response(services, caller, ResponseRequest(asked.input, asked.settings, asked.store))
     if not asked.stream:
-        return await patiently(run.settled(), lambda turn: _outcome(turn, run, alias), partial(response_json, alias=alias))
+        return await patiently(
+            run.settled(), lambda turn: _outcome(turn, run, alias), partial(response_json, alias=alias)
+        )
     encoder = ResponseEncoder(run.record.turn.id, alias=alias, obfuscation=asked.include_obfuscation)
     early = await _until_spoken(run)
     frames = _frames(encoder, run, early, alias=alias, stop=not asked.store)

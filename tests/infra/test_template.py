@@ -1,0 +1,241 @@
+"""The deployment: what template.yaml makes of functions, routes, tables and permissions."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cfnlint.api import ManualArgs, lint
+
+from turnloom.adapters.dynamodb import table_schema
+from turnloom.bootstrap import INDEXES
+from turnloom.local import template
+from turnloom.local.template import ROOT
+from turnloom.wire.agents_api.routes import ROUTES as AGENTS_ROUTES
+from turnloom.wire.responses_api.routes import ROUTES as RESPONSES_ROUTES
+
+STREAMING = {"create_agent_turn", "resume_agent_turn", "create_openai_response", "get_openai_response"}
+
+CONTRACT = """
+POST   /v1/agents                                                          create_agent
+GET    /v1/agents                                                          list_agents
+GET    /v1/agents/{agent_id}                                               get_agent
+DELETE /v1/agents/{agent_id}                                               delete_agent
+POST   /v1/agents/{agent_id}/session                                       create_agent_session
+GET    /v1/agents/{agent_id}/sessions                                      list_agent_sessions
+GET    /v1/agents/{agent_id}/session/{session_id}                          get_agents_session
+DELETE /v1/agents/{agent_id}/session/{session_id}                          delete_agents_session
+POST   /v1/agents/{agent_id}/session/{session_id}/turn                     create_agent_turn
+GET    /v1/agents/{agent_id}/session/{session_id}/turn/{turn_id}           get_agents_turn
+POST   /v1/agents/{agent_id}/session/{session_id}/turn/{turn_id}/resume    resume_agent_turn
+GET    /v1/agents/{agent_id}/session/{session_id}/turn/{turn_id}/step/{step_id}  get_agents_step
+POST   /v1/responses                                                       create_openai_response
+GET    /v1/responses                                                       list_openai_responses
+GET    /v1/responses/{response_id}                                         get_openai_response
+DELETE /v1/responses/{response_id}                                         delete_openai_response
+GET    /v1/responses/{response_id}/input_items                             list_openai_response_input_items
+POST   /v1/openai/v1/responses                                             create_openai_response
+GET    /v1/openai/v1/responses                                             list_openai_responses
+GET    /v1/openai/v1/responses/{response_id}                               get_openai_response
+DELETE /v1/openai/v1/responses/{response_id}                               delete_openai_response
+GET    /v1/openai/v1/responses/{response_id}/input_items                   list_openai_response_input_items
+GET    /v1/models                                                          models
+POST   /v1/models                                                          models
+GET    /v1/models/{model_id+}                                              models
+DELETE /v1/models/{model_id+}                                              models
+GET    /v1/openai/v1/models                                                models
+GET    /v1/openai/v1/models/{model_id+}                                    models
+GET    /v1/providers                                                       providers
+GET    /v1/providers/{provider_id}                                         providers
+GET    /v1/health                                                          inspect
+GET    /v1/version                                                         inspect
+GET    /v1/inspect/routes                                                  inspect
+GET    /v1/toolgroups                                                      toolgroups
+POST   /v1/toolgroups                                                      toolgroups
+GET    /v1/toolgroups/{toolgroup_id+}                                      toolgroups
+DELETE /v1/toolgroups/{toolgroup_id+}                                      toolgroups
+GET    /v1/tools                                                           tools
+GET    /v1/tools/{tool_name+}                                              tools
+GET    /v1/tool-runtime/list-tools                                         tool_runtime
+POST   /v1/tool-runtime/invoke                                             tool_runtime
+"""
+
+
+def integrations(resources: dict[str, Any]) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
+    """The API's routes as API Gateway gets them: method, path, the folder of the function, the integration."""
+    folders = {function.name: function.folder for function in template.functions()}
+    for path, methods in resources["AWS::ApiGateway::RestApi"]["Api"]["Body"]["paths"].items():
+        for method, operation in methods.items():
+            integration = operation["x-amazon-apigateway-integration"]
+            function = re.search(r"\$\{(\w+)\.Arn\}", integration["uri"]["Fn::Sub"])
+            assert function is not None
+            yield method.upper(), path, folders[function[1]], integration
+
+
+# --- functions and routes
+
+
+def test_the_translated_template_passes_cfn_lint(translated: dict[str, Any]) -> None:
+    found = lint(json.dumps(translated), config=ManualArgs(regions=["us-east-1"]))
+    assert [f"{match.rule.id} {match.message} at {match.path}" for match in found] == []
+
+
+def test_every_folder_in_functions_is_a_function_and_back() -> None:
+    folders = {path.parent.name for path in (ROOT / "functions").glob("*/handler.py")}
+    assert {function.folder for function in template.functions()} == folders
+
+
+def test_a_function_is_named_after_its_folder() -> None:
+    for function in template.functions():
+        assert function.name == function.folder.title().replace("_", "")
+
+
+def test_the_routes_are_those_of_the_contract(resources: dict[str, Any]) -> None:
+    contract = {tuple(line.split()) for line in CONTRACT.strip().splitlines()}
+    assert {(method, path, function) for method, path, function, _ in integrations(resources)} == contract
+
+
+@pytest.mark.parametrize("routes", [AGENTS_ROUTES, RESPONSES_ROUTES])
+def test_a_route_leads_to_the_function_whose_app_serves_it(routes: Any, resources: dict[str, Any]) -> None:
+    deployed = {(function, method, path) for method, path, function, _ in integrations(resources)}
+    assert {(route.function, route.method, route.path) for route in routes} <= deployed
+
+
+def test_exactly_the_streaming_functions_stream(resources: dict[str, Any]) -> None:
+    for method, path, function, integration in integrations(resources):
+        streams = integration.get("responseTransferMode") == "STREAM"
+        streams_uri = integration["uri"]["Fn::Sub"].endswith("/response-streaming-invocations")
+        assert streams == streams_uri == (function in STREAMING), (method, path)
+        assert integration.get("timeoutInMillis", 29_000) == (900_000 if streams else 29_000), (method, path)
+
+
+def test_what_streams_runs_under_the_web_adapter_and_nothing_else_does(resources: dict[str, Any]) -> None:
+    functions = resources["AWS::Lambda::Function"]
+    for function in template.functions():
+        properties = functions[function.name]
+        adapted = "LambdaAdapterLayerArm64" in json.dumps(properties["Layers"])
+        invoke_mode = properties["Environment"]["Variables"].get("AWS_LWA_INVOKE_MODE")
+        expected = (True, "response_stream", "run.sh") if function.folder in STREAMING else (False, None, None)
+        handler = properties["Handler"] if properties["Handler"] != "handler.handler" else None
+        assert (adapted, invoke_mode, handler) == expected, function.folder
+        assert function.streams == (function.folder in STREAMING)
+
+
+def test_the_sweeper_alone_runs_by_the_clock() -> None:
+    scheduled = {function.folder: function.schedule for function in template.functions() if function.schedule}
+    assert scheduled == {"turn_sweep": "rate(1 minute)"}
+
+
+def test_functions_know_the_state_machine_by_the_name_it_has(resources: dict[str, Any]) -> None:
+    [machine] = resources["AWS::StepFunctions::StateMachine"].values()
+    name = machine["StateMachineName"]["Fn::Sub"]
+    arn = f"arn:${{AWS::Partition}}:states:${{AWS::Region}}:${{AWS::AccountId}}:stateMachine:{name}"
+    for properties in resources["AWS::Lambda::Function"].values():
+        assert properties["Environment"]["Variables"]["TURNLOOM_STATE_MACHINE_ARN"]["Fn::Sub"] == arn
+    assert arn in json.dumps(resources["AWS::IAM::ManagedPolicy"]["StartTurns"])
+
+
+# --- state
+
+
+def test_the_tables_are_those_that_the_stores_use() -> None:
+    assert {table.name: table.indexes for table in template.tables()} == INDEXES
+
+
+def test_a_deployed_table_is_made_as_the_laptop_makes_it(resources: dict[str, Any]) -> None:
+    for properties in resources["AWS::DynamoDB::Table"].values():
+        name = properties["TableName"]["Fn::Sub"].removeprefix("${AWS::StackName}-")
+        schema = table_schema(name, INDEXES[name])
+        assert {key: properties.get(key) for key in schema} == {**schema, "TableName": properties["TableName"]}
+        assert properties["TimeToLiveSpecification"] == {"AttributeName": "ttl", "Enabled": True}
+        assert properties["PointInTimeRecoverySpecification"] == {"PointInTimeRecoveryEnabled": True}
+
+
+def test_the_prefix_of_the_tables_is_the_one_that_functions_get(resources: dict[str, Any]) -> None:
+    prefixes = {
+        properties["Environment"]["Variables"]["TURNLOOM_TABLES_PREFIX"]["Fn::Sub"]
+        for properties in resources["AWS::Lambda::Function"].values()
+    }
+    assert prefixes == {"${AWS::StackName}-"}
+
+
+def test_what_holds_data_outlives_the_stack_unless_told_otherwise(translated: dict[str, Any]) -> None:
+    kept = {"AWS::DynamoDB::Table", "AWS::S3::Bucket"}
+    for name, resource in translated["Resources"].items():
+        if resource["Type"] in kept:
+            assert resource["DeletionPolicy"] == resource["UpdateReplacePolicy"] == {"Ref": "DataAfterDelete"}, name
+    assert translated["Parameters"]["DataAfterDelete"]["Default"] == "Retain"
+
+
+# --- permissions
+
+
+def test_every_call_that_an_adapter_makes_is_allowed_by_a_policy(resources: dict[str, Any]) -> None:
+    allowed = set(actions(resources["AWS::IAM::ManagedPolicy"].values()))
+    for adapter, service in {"dynamodb": "dynamodb", "blobs": "s3", "stepfunctions": "states"}.items():
+        source = (ROOT / "lib/turnloom/adapters" / f"{adapter}.py").read_text()
+        calls = set(re.findall(r"client\.([a-z_]+)", source)) - {"exceptions"}
+        # What only the laptop and the tests do.
+        calls -= {"create_table", "get_waiter", "update_time_to_live"}
+        assert calls
+        for call in calls:
+            assert f"{service}:{call.title().replace('_', '')}" in allowed, f"{adapter} calls {call}"
+
+
+def test_only_what_can_drive_or_take_over_a_turn_may_start_the_state_machine(resources: dict[str, Any]) -> None:
+    may_start = {
+        function.folder
+        for function in template.functions()
+        if {"Ref": "StartTurns"} in resources["AWS::IAM::Role"][f"{function.name}Role"]["ManagedPolicyArns"]
+    }
+    assert may_start == STREAMING | {"turn_sweep"}
+
+
+def test_no_policy_allows_a_wildcard(resources: dict[str, Any]) -> None:
+    for action in actions(resources["AWS::IAM::ManagedPolicy"].values()):
+        assert "*" not in action
+    for statement in statements(resources["AWS::IAM::ManagedPolicy"].values()):
+        assert statement["Resource"] != "*"
+
+
+def statements(policies: Any) -> Iterator[dict[str, Any]]:
+    for policy in policies:
+        yield from policy["PolicyDocument"]["Statement"]
+
+
+def actions(policies: Any) -> Iterator[str]:
+    for statement in statements(policies):
+        action = statement["Action"]
+        yield from [action] if isinstance(action, str) else action
+
+
+# --- reading it on the laptop
+
+
+def test_a_template_elsewhere_is_read_from_its_own_folder(tmp_path: Path) -> None:
+    (tmp_path / "template.yaml").write_text("""
+Resources:
+  Task: {Type: AWS::Serverless::Function, Properties: {CodeUri: functions/task/}}
+  Machine:
+    Type: AWS::Serverless::StateMachine
+    Properties: {DefinitionUri: machine.json, DefinitionSubstitutions: {TaskArn: !GetAtt Task.Arn}}
+""")
+    (tmp_path / "machine.json").write_text('{"Resource": "${TaskArn}"}')
+    assert template.functions(tmp_path) == [template.Function("Task", "task")]
+    assert json.loads(template.definition(tmp_path))["Resource"].endswith(":function:task")
+
+
+def test_a_substitution_that_is_missing_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "template.yaml").write_text("""
+Resources:
+  Machine:
+    Type: AWS::Serverless::StateMachine
+    Properties: {DefinitionUri: machine.json, DefinitionSubstitutions: {}}
+""")
+    (tmp_path / "machine.json").write_text('{"Resource": "${TaskArn}"}')
+    with pytest.raises(LookupError, match="TaskArn"):
+        template.definition(tmp_path)
