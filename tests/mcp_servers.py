@@ -1,9 +1,9 @@
 """Real MCP servers on loopback, made with the SDK's server side, over streamable HTTP or SSE.
 
-    with McpServer() as server:                      # or McpServer("sse"), McpServer(legacy=True)
-        source = ToolSource("mcp", "test", "echo", server.url)
-        server.refusals[("tools/call",)] = 503       # what is asked next time is refused so
-        server.seen                                  # the messages that came, with their headers
+with McpServer() as server:                      # or McpServer("sse"), McpServer(legacy=True)
+    source = ToolSource("mcp", "test", "echo", server.url)
+    server.refusals[("tools/call",)] = 503       # what is asked next time is refused so
+    server.seen                                  # the messages that came, with their headers
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from mcp import MCPError
 from mcp.server.lowlevel import Server
 from mcp.server.mcpserver import MCPServer
 from starlette.responses import JSONResponse, PlainTextResponse
+
 from tests.server import LoopbackServer
 from tests.upstream import Signal
 

@@ -1,4 +1,4 @@
-"""The tasks of the state machine as Lambda handlers: one event loop for the life of the process, state in, state out."""
+"""The tasks of the state machine as Lambda handlers: state in, state out, on one event loop for the whole process."""
 
 from __future__ import annotations
 

@@ -89,8 +89,12 @@ CONVERSATIONS = [
     ),
     Conversation("out of tokens", [says("never end", finish="length")]),
     Conversation("content filter", [says("hm", finish="content_filter")]),
-    Conversation("documents", [says("read")], settings={"documents": [{"content": "A text.", "mime_type": "text/plain"}]}),
+    Conversation(
+        "documents", [says("read")], settings={"documents": [{"content": "A text.", "mime_type": "text/plain"}]}
+    ),
     Conversation("an upstream that refuses", [[UpstreamRejected("no such thing")]]),
     Conversation("an upstream that breaks off", [[TextChunk("Hel"), UpstreamBroken("gone")]]),
-    Conversation("an upstream that breaks off after a tool", [calls(("echo", {})), [TextChunk("x"), UpstreamBroken("gone")]]),
+    Conversation(
+        "an upstream that breaks off after a tool", [calls(("echo", {})), [TextChunk("x"), UpstreamBroken("gone")]]
+    ),
 ]

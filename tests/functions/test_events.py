@@ -1,6 +1,6 @@
 """Every sample payload in events/, replayed against the handler it is for: none can rot.
 
-The name of a payload begins with what it must bring: the HTTP status, or, for a task, the next action (`none`: nothing).
+The name of a payload begins with what it must bring: the HTTP status, or a task's next action (`none`: nothing).
 """
 
 from __future__ import annotations

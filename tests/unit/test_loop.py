@@ -105,9 +105,13 @@ def test_a_turn_that_is_over_takes_nothing_but_input() -> None:
     assert fold(done, [InputProvided(6, ())]).running
 
 
-def test_a_takeover_forgets_the_model_call_that_was_cut() -> None:
+def test_a_takeover_has_the_model_asked_again_without_what_was_cut() -> None:
     cut = turn(InferenceStarted(2), Delta("text", "Hel"))
-    assert cut.cut and fold(cut, [TakenOver(3, 64)]).steps == ()
+    taken = fold(cut, [TakenOver(3, 64)])
+    assert cut.cut and not taken.cut and taken.inferences == ()
+    assert decide(taken, SPEC) == CallModel(forced=True)
+    assert seen(taken) == (SystemMessage("Be brief."), UserMessage("Go."))
+    assert fold(turn(InferenceStarted(2)), [TakenOver(3, 64)]).steps == (), "what said nothing is forgotten"
 
 
 def test_withheld_events_keep_their_number_and_lose_their_text() -> None:

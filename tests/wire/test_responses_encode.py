@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -34,7 +33,7 @@ from turnloom.domain.event import (
     TurnStarted,
 )
 from turnloom.domain.message import Usage
-from turnloom.domain.turn import Inference, Turn, evolve, fold
+from turnloom.domain.turn import Turn, evolve, fold
 from turnloom.wire import sse
 from turnloom.wire.responses_api.encode import ResponseEncoder, response_json
 from turnloom.wire.responses_api.items import input_items, item_id, output_items
@@ -70,22 +69,10 @@ def answer(call_id: str, content: Any = "found", error: Any = None) -> Event:
     return ToolCompleted(AT + 3, call_id, content, {}, error)
 
 
-def kept(turn: Turn, event: Event) -> Turn:
-    """The turn after the event, where a model call that a crash cut stays as told instead of being dropped.
-
-    `evolve` drops it; until it keeps it, only the stream shows such an item.
-    """
-    if not (isinstance(event, TakenOver) and turn.cut):
-        return evolve(turn, event)
-    last = turn.steps[-1]
-    assert isinstance(last, Inference)
-    return replace(turn, steps=(*turn.steps[:-1], replace(last, completed_at=event.at)), last_at=event.at)
-
-
 def folded(events: Iterable[Event]) -> Turn:
     turn = Turn(TURN)
     for event in events:
-        turn = kept(turn, event)
+        turn = evolve(turn, event)
     return turn
 
 
@@ -683,7 +670,7 @@ def test_any_turn_makes_a_stream_without_fault_and_the_turn_agrees_at_every_mome
     turn = Turn(TURN)
     for event in events:
         finished |= {frame["output_index"]: frame["item"] for frame in of(encoder.encode(event), "output_item.done")}
-        turn = kept(turn, event)
+        turn = evolve(turn, event)
         assert output_items(turn, alias=alias) == [finished[place] for place in sorted(finished)]
 
 

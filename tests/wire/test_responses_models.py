@@ -10,8 +10,8 @@ import pytest
 
 from turnloom.domain.errors import InvalidRequest
 from turnloom.domain.message import Spec
+from turnloom.usecases.response_spec import spec_of
 from turnloom.wire.responses_api.models import CreateRequest, parse_create
-from turnloom.wire.responses_api.spec import spec_of
 
 FUNCTION: dict[str, Any] = {"type": "function", "name": "weather", "parameters": {"type": "object"}}
 SERVER: dict[str, Any] = {

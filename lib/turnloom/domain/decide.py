@@ -27,7 +27,7 @@ def decide(turn: Turn, spec: Spec) -> Action:
     if spec.input_shields and not _checked(turn, "user-input"):
         return RunShields("user-input", spec.input_shields)
     inference = turn.last_inference
-    if turn.leg_inferences == 0 or inference is None or inference.completed_at is None:
+    if turn.leg_inferences == 0 or inference is None or inference.finish is None:
         return _call_model(turn)
     return _after_inference(turn, spec, inference)
 

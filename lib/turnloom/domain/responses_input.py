@@ -195,11 +195,9 @@ def _note_items(items: Sequence[Item], known: set[str], due: dict[str, None], an
 
 
 def _client_calls(turn: Turn) -> Iterator[Call]:
-    """The client's calls that the model finished writing: of an answer cut short, the last block is a fragment."""
+    """The client's calls that the model finished writing."""
     for inference in (step for step in turn.steps if isinstance(step, Inference)):
-        whole = inference.finish in ("stop", "tool_calls")
-        blocks = inference.blocks if whole else inference.blocks[:-1]
-        yield from (block for block in blocks if isinstance(block, Call) and block.runner == "client")
+        yield from (call for call in inference.whole_calls if call.runner == "client")
 
 
 def _mismatch(message: str) -> None:

@@ -24,7 +24,6 @@ from turnloom.domain.message import (
     UserMessage,
 )
 from turnloom.domain.turn import (
-    Call,
     ClientRun,
     Inference,
     Listing,
@@ -84,6 +83,9 @@ def _turn_messages(turn: Turn, dialect: Dialect, *, current: bool) -> list[Messa
         return [UserMessage(WITHHELD), AssistantMessage(refusal(violation))]
     messages = dialect.read(turn.input, current)
     for step in turn.steps:
+        # What a lost driver left half said is not shown to the model that is asked again.
+        if isinstance(step, Inference) and step.finish is None and (current or not dialect.replays_failed):
+            continue
         _tell(step, messages)
     if violation is not None:
         messages.append(AssistantMessage(refusal(violation)))
@@ -115,16 +117,9 @@ def _tell(step: Step, messages: list[Message]) -> None:
 
 def _assistant(inference: Inference) -> AssistantMessage | None:
     text = inference.said("text") + inference.said("refusal")
-    calls = tuple(call.as_message() for call in _whole_calls(inference))
+    calls = tuple(call.as_message() for call in inference.whole_calls)
     reasoning = inference.said("reasoning")
     return AssistantMessage(text, calls, reasoning) if text or calls else None
-
-
-def _whole_calls(inference: Inference) -> tuple[Call, ...]:
-    """The calls that the model finished writing: of a message that was cut, the last block may be a fragment."""
-    cut = inference.finish is None or inference.finish == "length"
-    blocks = inference.blocks[:-1] if cut else inference.blocks
-    return tuple(block for block in blocks if isinstance(block, Call))
 
 
 def _insert_context(text: str, messages: list[Message]) -> None:

@@ -95,6 +95,12 @@ class Inference:
     def calls(self) -> tuple[Call, ...]:
         return tuple(block for block in self.blocks if isinstance(block, Call))
 
+    @property
+    def whole_calls(self) -> tuple[Call, ...]:
+        """The calls that the model finished writing: of an answer that was cut, the last block may be a fragment."""
+        whole = self.blocks if self.finish in ("stop", "tool_calls") else self.blocks[:-1]
+        return tuple(block for block in whole if isinstance(block, Call))
+
     def said(self, block: Literal["text", "refusal", "reasoning"]) -> str:
         """All text of one voice, joined."""
         return "".join(b.text for b in self.blocks if isinstance(b, Said) and b.block == block)
@@ -179,7 +185,10 @@ class Turn:
 
     @property
     def inferences(self) -> tuple[Inference, ...]:
-        return tuple(step for step in self.steps if isinstance(step, Inference))
+        """The model calls, without those that a lost driver left half done."""
+        return tuple(
+            step for step in self.steps if isinstance(step, Inference) and (step.finish or step.completed_at is None)
+        )
 
     @property
     def last_inference(self) -> Inference | None:
@@ -205,7 +214,7 @@ class Turn:
     def open_calls(self) -> tuple[Call, ...]:
         """The calls of the newest model message that nobody has answered yet."""
         inference = self.last_inference
-        if inference is None or inference.completed_at is None:
+        if inference is None or inference.finish is None:
             return ()
         answered = self.answered_calls
         return tuple(call for call in inference.calls if call.call_id not in answered)
@@ -246,7 +255,7 @@ def evolve(turn: Turn, event: Event) -> Turn:
         case TurnCompleted() | TurnFailed() | TurnAbandoned() | TurnCancelled():
             turn = _end(turn, event)
         case TakenOver():
-            turn = _drop_cut_inference(turn)
+            turn = _close_cut_inference(turn, event)
         case _:
             assert_never(event)
     return replace(turn, last_at=max(turn.last_at, event.at))
@@ -377,8 +386,11 @@ def _end(turn: Turn, event: TurnCompleted | TurnFailed | TurnAbandoned | TurnCan
             assert_never(event)
 
 
-def _drop_cut_inference(turn: Turn) -> Turn:
-    """Forget the model call that a lost driver left half done: it is made again."""
+def _close_cut_inference(turn: Turn, event: TakenOver) -> Turn:
+    """End the model call that a lost driver left half done: it is made again. One that said nothing is forgotten."""
     if not turn.cut:
         return turn
-    return replace(turn, steps=turn.steps[:-1], leg_inferences=turn.leg_inferences - 1)
+    *before, last = turn.steps
+    assert isinstance(last, Inference)
+    steps = (*before, replace(last, completed_at=event.at)) if last.blocks else tuple(before)
+    return replace(turn, steps=steps, leg_inferences=turn.leg_inferences - 1)

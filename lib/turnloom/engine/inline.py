@@ -94,13 +94,21 @@ class Run:
         try:
             await self._drive_on()
         except ConditionFailed:
-            await self._tell_the_rest()
+            await self._tell_what_others_make_of_it()
         except asyncio.CancelledError:
             raise
         except Exception as failure:
             self._told.put_nowait(_as_problem(failure))
         finally:
             self._told.put_nowait(None)
+
+    async def _tell_what_others_make_of_it(self) -> None:
+        """Follow the log, unless the reader has been told of things that never got there: it must read again."""
+        if self._journal.ahead:
+            message = "Another driver took the turn over; read on from the last frame you have."
+            self._told.put_nowait(ServerFault(message, code="turn_taken_over"))
+        else:
+            await self._tell_the_rest()
 
     async def _drive_on(self) -> None:
         try:

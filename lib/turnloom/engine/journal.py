@@ -16,6 +16,8 @@ from turnloom.ports import Clock
 from turnloom.store.turns import Record, Turns, Unstored
 
 AHEAD_EVENTS = 64
+AHEAD_FRAMES = AHEAD_EVENTS + 2
+"""As frames: the first delta also opens its item and its part."""
 AHEAD_SECONDS = 2.0
 LEASE_SECONDS = 30.0
 
@@ -41,6 +43,11 @@ class Journal:
         """Let the event have happened; it is stored by one of the next writes."""
         self.turn = evolve(self.turn, event)
         self._pending.append(event)
+
+    @property
+    def ahead(self) -> bool:
+        """Whether something has happened that no write has stored."""
+        return bool(self._pending)
 
     @property
     def full(self) -> bool:

@@ -27,7 +27,7 @@ from turnloom.domain.event import (
     TurnCompleted,
 )
 from turnloom.domain.message import AssistantMessage, Message, Spec, Tool, ToolServer, ToolSource, Usage
-from turnloom.domain.turn import Call, Listing, Turn
+from turnloom.domain.turn import Call, Inference, Listing, Turn
 from turnloom.engine.answer import AnswerReader
 from turnloom.ports import (
     CallChunk,
@@ -112,6 +112,7 @@ async def _just(event: Event) -> AsyncGenerator[Event]:
 async def _call_model(action: CallModel, scene: Scene, world: World, stamp: Stamp) -> AsyncGenerator[Event]:
     yield InferenceStarted(stamp())
     known = {call.call_id for m in scene.messages if isinstance(m, AssistantMessage) for call in m.calls}
+    known |= {call.call_id for step in scene.turn.steps if isinstance(step, Inference) for call in step.calls}
     reader = AnswerReader(scene.turn, offered(scene.spec, scene.turn), known, scene.spec.parallel_calls)
     async with aclosing(world.model.stream(_request(action, scene))) as chunks:
         async for chunk in chunks:
@@ -228,7 +229,8 @@ def _error(result: ToolResult) -> dict[str, object] | None:
 async def _gather(scene: Scene, world: World, stamp: Stamp) -> AsyncGenerator[Event]:
     started = stamp()
     documents = [world.retriever.document(d["content"], d["mime_type"]) for d in scene.spec.documents]
-    unlisted = [server for server in scene.spec.servers if server.listed is None]
+    asked = {step.server for step in scene.turn.steps if isinstance(step, Listing)}
+    unlisted = [server for server in scene.spec.servers if server.listed is None and server.label not in asked]
     listings = [_list(server, scene, world) for server in unlisted]
     texts, listed = await asyncio.gather(asyncio.gather(*documents), asyncio.gather(*listings))
     if texts:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from turnloom.domain.event import TakenOver, TurnFailed
 from turnloom.engine.engine import Engine, state_of
-from turnloom.engine.journal import AHEAD_EVENTS, LEASE_SECONDS
+from turnloom.engine.journal import AHEAD_FRAMES, LEASE_SECONDS
 from turnloom.ports import ConditionFailed
 from turnloom.store.turns import Record
 
@@ -32,7 +32,7 @@ async def take_over(engine: Engine, record: Record) -> None:
             return
         lease = now + int(LEASE_SECONDS * 1e6)
         found = await store.settle(replace(found, lease=lease))
-        found = await store.fence(found, lease, [TakenOver(at, AHEAD_EVENTS)])
+        found = await store.fence(found, lease, [TakenOver(at, AHEAD_FRAMES)])
     except ConditionFailed:
         return
     spec = (await engine.brief(found)).spec

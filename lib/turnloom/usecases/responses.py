@@ -83,7 +83,7 @@ async def get_response(services: Services, owner: str, response_id: str) -> Reco
 async def list_responses(
     services: Services, owner: str, *, after: str | None, descending: bool, limit: int, model: str | None
 ) -> tuple[list[Record], bool]:
-    """One page of the owner's responses by id, and whether there are more. Raises InvalidRequest: `after` is unknown."""
+    """One page of the owner's responses by id, and whether there are more; InvalidRequest when `after` is unknown."""
     if after is not None:
         await _known_cursor(services, owner, after)
     chosen: list[Record] = []

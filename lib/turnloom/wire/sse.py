@@ -12,6 +12,8 @@ from turnloom.domain.message import JSON
 HEARTBEAT_SECONDS = 15.0
 DONE = b"data: [DONE]\n\n"
 PING = b": ping\n\n"
+RECONNECT = b": reconnect\n\n"
+"""The last words of a stream that ends although its turn goes on."""
 
 # json.dumps(ensure_ascii=False) leaves these as they are, and some clients split lines on them.
 _LINE_BREAKS = str.maketrans({"\x85": "\\u0085", "\u2028": "\\u2028", "\u2029": "\\u2029"})

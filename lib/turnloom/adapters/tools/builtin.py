@@ -50,7 +50,7 @@ def calculated(expression: str) -> str:
     if len(expression) > _EXPRESSION_CHARACTERS:
         raise ToolFailed("tool", f"The expression is longer than {_EXPRESSION_CHARACTERS} characters.")
     # Models write powers and signs as people do.
-    written = expression.translate({0x5E: "**", 0xD7: "*", 0xF7: "/", 0x2212: "-"})
+    written = expression.strip().translate({0x5E: "**", 0xD7: "*", 0xF7: "/", 0x2212: "-"})
     try:
         return _shown(_evaluator().eval(written, ast.parse(written, mode="eval").body))
     except SyntaxError:

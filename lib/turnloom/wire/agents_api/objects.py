@@ -105,7 +105,7 @@ def shown_steps(turn: Turn) -> list[Step]:
     return [
         step
         for step in turn.steps
-        if not isinstance(step, Listing) and not (isinstance(step, Inference) and step.completed_at is None)
+        if not isinstance(step, Listing) and not (isinstance(step, Inference) and step.finish is None)
     ]
 
 

@@ -185,6 +185,8 @@ async def _frames(
                         yield sse.frame(data, data["type"])
         if not alias:
             yield sse.DONE
+    except Problem:
+        yield sse.RECONNECT
     finally:
         if stop and isinstance(told, Run):
             told.stop()
