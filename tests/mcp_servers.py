@@ -8,15 +8,18 @@ with McpServer() as server:                      # or McpServer("sse"), McpServe
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import mcp_types as types
 from mcp import MCPError
 from mcp.server.lowlevel import Server
 from mcp.server.mcpserver import MCPServer
+from mcp.server.transport_security import TransportSecuritySettings
 from starlette.responses import JSONResponse, PlainTextResponse
 
 from tests.server import LoopbackServer
@@ -54,24 +57,26 @@ class Refusal:
 
 @dataclass
 class McpServer:
-    """Serves the tools of `_TOOLS` for as long as the context lasts.
+    """Serves the tools of `_TOOLS` for as long as the context lasts, over the `transport` of the moment.
 
-    A `legacy` server knows nothing of `server/discover`. `refusals` are by JSON-RPC method, or `GET` for the stream.
+    A `legacy` server knows nothing of `server/discover`; one of `both` answers GET with SSE, POST with streamable HTTP.
+    `refusals` are by JSON-RPC method, or `GET` for the stream.
+    The tool `wait`, and requests of the HTTP method `held`, set `reached` and are answered when `opened` is set.
     """
 
     transport: Literal["streamable", "sse"] = "streamable"
     legacy: bool = False
     path: str = ""
     page: int = 100
-    refusals: dict[str, Refusal] = field(default_factory=dict)
-    seen: list[Seen] = field(default_factory=list)
-    reached: Signal = field(default_factory=Signal)
-    opened: Signal = field(default_factory=Signal)
+    both: bool = False
 
     def __post_init__(self) -> None:
+        self.reached, self.opened = Signal(), Signal()
+        self.forget()
         self.path = self.path or ("/sse" if self.transport == "sse" else "/mcp")
-        self._app = self._made()
+        self._apps = self._made()
         self._server = LoopbackServer(self)
+        self._serving: set[asyncio.Task[None]] = set()
 
     def __enter__(self) -> McpServer:
         self._server.__enter__()
@@ -80,6 +85,14 @@ class McpServer:
     def __exit__(self, *_: object) -> None:
         self.opened.set()
         self._server.__exit__()
+
+    def forget(self) -> None:
+        """Drop what was asked and what is refused, so that one server can serve many tests; lets `wait` answer."""
+        self.opened.set()
+        self.seen: list[Seen] = []
+        self.refusals: dict[str, Refusal] = {}
+        self.held = ""
+        self.reached, self.opened = Signal(), Signal()
 
     @property
     def url(self) -> str:
@@ -93,26 +106,31 @@ class McpServer:
     def headers_of(self, method: str) -> Mapping[str, str]:
         return next(request.headers for request in self.seen if request.method == method)
 
-    def _made(self) -> Any:
-        server = Server("test", on_list_tools=self._list, on_call_tool=self._call)
-        if self.transport == "streamable":
-            return server.streamable_http_app(streamable_http_path=self.path)
+    def break_off(self) -> None:
+        """Close every connection in the middle of what it was about."""
+        assert self._server.loop is not None
+        for task in list(self._serving):
+            self._server.loop.call_soon_threadsafe(task.cancel)
+
+    def _made(self) -> dict[str, Any]:
+        schemas = {tool.name: tool.input_schema for tool in _TOOLS}
+        server = Server("test", get_tool_input_schema=schemas.get, on_list_tools=self._list, on_call_tool=self._call)
         shell = MCPServer("test")
         shell._lowlevel_server = server
-        return shell.sse_app(sse_path=self.path)
+        lax = TransportSecuritySettings(enable_dns_rebinding_protection=False)
+        return {
+            "streamable": shell.streamable_http_app(streamable_http_path=self.path, transport_security=lax),
+            "sse": shell.sse_app(sse_path=self.path, transport_security=lax),
+        }
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            await self._apps["streamable"](scope, receive, send)
             return
-        headers = {name.decode(): value.decode() for name, value in scope["headers"]}
         first = await receive() if scope["method"] == "POST" else None
-        message = json.loads(first["body"]) if first and first.get("body") else {}
-        method = message.get("method", "")
-        self.seen.append(Seen(scope["method"], method, headers))
-        refusal = self.refusals.get(method or scope["method"])
-        if self.legacy and method == "server/discover":
-            refusal = Refusal(400, "Bad Request: Missing session ID")
+        refusal = self._noted(scope, first)
+        if scope["method"] == self.held:
+            await self._wait()
         if refusal is not None:
             answer = PlainTextResponse if isinstance(refusal.body, str) else JSONResponse
             await answer(refusal.body, refusal.status)(scope, receive, send)
@@ -122,7 +140,27 @@ class McpServer:
         async def again() -> Any:
             return pending.pop() if pending else await receive()
 
-        await self._app(scope, again, send)
+        sse = scope["path"].startswith("/messages") or (self.both and scope["method"] == "GET")
+        app = self._apps["sse" if sse else self.transport]
+        serving = asyncio.create_task(app(scope, again, send))
+        self._serving.add(serving)
+        serving.add_done_callback(self._serving.discard)
+        with suppress(asyncio.CancelledError):
+            await serving
+
+    def _noted(self, scope: Any, first: Any) -> Refusal | None:
+        headers = {name.decode(): value.decode() for name, value in scope["headers"]}
+        message = json.loads(first["body"]) if first and first.get("body") else {}
+        method = message.get("method", "")
+        self.seen.append(Seen(scope["method"], method, headers))
+        if self.legacy and method == "server/discover":
+            return Refusal(400, "Bad Request: Missing session ID")
+        return self.refusals.get(method or scope["method"])
+
+    async def _wait(self) -> None:
+        opened = self.opened
+        self.reached.set()
+        await opened.wait(None)
 
     async def _list(self, _: Any, params: types.PaginatedRequestParams | None) -> types.ListToolsResult:
         start = int(params.cursor) if params and params.cursor else 0
@@ -132,7 +170,7 @@ class McpServer:
     async def _call(self, _: Any, params: types.CallToolRequestParams) -> types.CallToolResult:
         given = params.arguments or {}
         match params.name:
-            case "echo":
+            case "echo" | "regional":
                 return _said(json.dumps(given))
             case "lines":
                 return _said("one", "two")
@@ -149,8 +187,7 @@ class McpServer:
             case "nothing":
                 return types.CallToolResult(content=[])
             case "wait":
-                self.reached.set()
-                await self.opened.wait(None)
+                await self._wait()
                 return _said("at last")
             case _:
                 raise MCPError(types.INVALID_PARAMS, f"Unknown tool: {params.name} {given.get('why', '')}")
@@ -173,5 +210,6 @@ _TOOLS = [
     _tool("fail_silently"),
     _tool("nothing"),
     _tool("wait"),
+    _tool("regional", {"type": "object", "properties": {"region": {"type": "string", "x-mcp-header": "Region"}}}),
 ]
 TOOL_NAMES = [tool.name for tool in _TOOLS]

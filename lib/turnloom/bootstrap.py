@@ -16,7 +16,7 @@ from turnloom.adapters.shields import NoShields
 from turnloom.adapters.stepfunctions import StepFunctions
 from turnloom.adapters.tools import ToolRunners
 from turnloom.adapters.tools.builtin import BUILTIN_GROUPS
-from turnloom.adapters.vault import FernetVault, key_in_file
+from turnloom.adapters.vault import FernetVault, key_from, key_in_file
 from turnloom.engine.engine import Brief, Engine, Pace
 from turnloom.engine.perform import World
 from turnloom.ports import Blobs, Table
@@ -37,7 +37,7 @@ INDEXES = {
 }
 """The tables, each with its secondary orders, as in template.yaml."""
 
-LOCAL_PACE = Pace(logged=0.05, poll=(0.01, 0.1))
+LOCAL_PACE = Pace(logged=0.05, poll=(0.01, 0.1), lease=10.0)
 
 
 @cache
@@ -126,7 +126,7 @@ def _upstream_key(env: dict[str, str]) -> Callable[[], str]:
 
 def _seal_key(env: dict[str, str], folder: Path) -> Callable[[], bytes]:
     secret = env.get("TURNLOOM_SEAL_SECRET")
-    return (lambda: _secret(secret)) if secret else lambda: key_in_file(folder / "seal.key")
+    return (lambda: key_from(_secret(secret))) if secret else lambda: key_in_file(folder / "seal.key")
 
 
 def _secret(name: str) -> bytes:

@@ -240,11 +240,18 @@ class Retriever(Protocol):
         ...
 
 
+class NotStarted(Exception):
+    """The orchestrator could not be reached, or would not start an execution; another try may succeed."""
+
+
 class Orchestrator(Protocol):
     """Step Functions: runs a turn on, one action at a time."""
 
     async def start(self, name: str, given: Mapping[str, Any]) -> None:
-        """Start an execution; starting one of the same name again changes nothing. `given` holds ids only."""
+        """Start an execution; starting one of the same name again changes nothing. `given` holds ids only.
+
+        Raises NotStarted.
+        """
         ...
 
 

@@ -25,6 +25,7 @@ from turnloom.ports import (
     Finished,
     ModelInfo,
     ModelRequest,
+    NotStarted,
     TextChunk,
     ToolError,
     ToolResult,
@@ -185,24 +186,23 @@ class PlainVault:
 class SteppedOrchestrator:
     """Runs executions as the state machine does, in this process: a loop over the tasks of `engine.stepped`.
 
-    `errors` keeps what a task raised; `held` executions wait until `release` is called.
+    `errors` keeps what a task raised; as many starts as `refusals` says fail,
+    and set `refused`.
     """
 
     def __init__(self) -> None:
         self.engine: Engine | None = None
         self.names: list[str] = []
         self.errors: list[BaseException] = []
-        self.released = asyncio.Event()
-        self.released.set()
+        self.refusals = 0
+        self.refused = asyncio.Event()
         self._running: set[asyncio.Task[None]] = set()
 
-    def hold(self) -> None:
-        self.released.clear()
-
-    def release(self) -> None:
-        self.released.set()
-
     async def start(self, name: str, given: Mapping[str, Any]) -> None:
+        if self.refusals:
+            self.refusals -= 1
+            self.refused.set()
+            raise NotStarted("refused, as the test wants")
         if name in self.names:
             return
         self.names.append(name)
@@ -216,7 +216,6 @@ class SteppedOrchestrator:
             await asyncio.gather(*self._running)
 
     async def _execute(self, state: Mapping[str, Any]) -> None:
-        await self.released.wait()
         assert self.engine is not None
         try:
             while state["next"] != "done":

@@ -35,16 +35,28 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(params=KINDS)
-def server(request: pytest.FixtureRequest) -> Iterator[McpServer]:
+@pytest.fixture(scope="module", params=KINDS)
+def of_each_kind(request: pytest.FixtureRequest) -> Iterator[McpServer]:
     with McpServer(**KINDS[request.param]) as server:
         yield server
 
 
 @pytest.fixture
-def modern() -> Iterator[McpServer]:
+def server(of_each_kind: McpServer) -> McpServer:
+    of_each_kind.forget()
+    return of_each_kind
+
+
+@pytest.fixture(scope="module")
+def of_today() -> Iterator[McpServer]:
     with McpServer() as server:
         yield server
+
+
+@pytest.fixture
+def modern(of_today: McpServer) -> McpServer:
+    of_today.forget()
+    return of_today
 
 
 @pytest.fixture
@@ -117,6 +129,16 @@ async def test_a_server_that_is_not_there_is_unreachable(tools: ToolRunners) -> 
             await tools.offered(ToolSource("mcp", "g", "", f"http://127.0.0.1:1{path}?key={SECRET}"), SCOPE)
         assert refusal.value.code == "toolgroup_unreachable"
         assert SECRET not in refusal.value.message
+
+
+async def test_a_server_whose_name_is_not_known_is_unreachable() -> None:
+    async def nobody(host: str, port: int) -> list[str]:
+        raise OSError("no such name")
+
+    lost = ToolRunners(Guard(resolve=nobody), FrozenClock())
+    with pytest.raises(UpstreamBroken, match="cannot be found") as refusal:
+        await lost.offered(ToolSource("mcp", "g", "", "https://gone.example/mcp"), SCOPE)
+    assert refusal.value.code == "toolgroup_unreachable"
 
 
 async def test_a_server_that_speaks_something_else_is_unreachable(tools: ToolRunners) -> None:
@@ -232,8 +254,9 @@ async def test_calls_run_at_the_same_time(server: McpServer, tools: ToolRunners)
     assert (await waiting).content == "at last"
 
 
-async def test_a_server_that_vanishes_in_a_call_is_an_error(tools: ToolRunners) -> None:
-    with McpServer() as server:
+@pytest.mark.parametrize("kind", ["modern", "legacy", "sse"])
+async def test_a_server_that_vanishes_in_a_call_is_an_error(tools: ToolRunners, kind: str) -> None:
+    with McpServer(**KINDS[kind]) as server:
         calling = asyncio.create_task(tools.call(source(server, "wait"), {}, SCOPE))
         await server.reached.wait()
         server.break_off()
@@ -243,10 +266,12 @@ async def test_a_server_that_vanishes_in_a_call_is_an_error(tools: ToolRunners) 
 
 
 async def test_the_guard_is_asked_at_each_call(modern: McpServer) -> None:
-    for endpoint in (modern.url, "http://10.0.0.1/mcp", "http://10.0.0.1/sse", "file:///etc/passwd", ""):
+    private = ["http://10.0.0.1/mcp", "http://10.0.0.1/sse", f"http://user:{SECRET}@example.com/mcp"]
+    for endpoint in (modern.url, *private, "file:///etc/passwd", "http://[::1", ""):
         result = await ToolRunners(Guard(), FrozenClock()).call(ToolSource("mcp", "g", "x", endpoint), {}, SCOPE)
         assert failure(result) == ("http", 1)
         assert "may not be reached" in result.content
+        assert SECRET not in result.content
     assert modern.seen == []
 
 
@@ -257,13 +282,26 @@ async def test_a_connection_is_pinned_to_the_address_that_was_checked(modern: Mc
         return answers.pop(0) if len(answers) > 1 else answers[0]
 
     rebound = ToolRunners(Guard(allow_loopback=True, resolve=rebinding), FrozenClock())
-    port = modern.url.split(":")[2]
-    modern.hosts.add(f"tools.example:{port.split('/')[0]}")
-    result = await rebound.call(ToolSource("mcp", "g", "echo", f"http://tools.example:{port}"), {"a": 1}, SCOPE)
-    assert result == ToolResult('{"a": 1}')
-    assert modern.headers_of("tools/call")["host"] == f"tools.example:{port.split('/')[0]}"
-    refused = await rebound.call(ToolSource("mcp", "g", "echo", f"http://tools.example:{port}"), {"a": 1}, SCOPE)
-    assert failure(refused) == ("http", 1)
+    echo = ToolSource("mcp", "g", "echo", modern.url.replace("127.0.0.1", "tools.example"))
+    assert await rebound.call(echo, {"a": 1}, SCOPE) == ToolResult('{"a": 1}')
+    assert modern.headers_of("tools/call")["host"].startswith("tools.example:")
+    assert failure(await rebound.call(echo, {"a": 1}, SCOPE)) == ("http", 1)
+
+
+async def test_an_argument_that_a_server_wants_in_a_header_gets_there(server: McpServer, tools: ToolRunners) -> None:
+    result = await tools.call(source(server, "regional"), {"region": "north"}, SCOPE)
+    assert result == ToolResult('{"region": "north"}')
+    if server.transport == "streamable" and not server.legacy:
+        assert server.seen[-1].headers["mcp-param-region"] == "north"
+
+
+async def test_an_answer_does_not_wait_for_a_server_that_is_slow_to_say_goodbye() -> None:
+    with McpServer(legacy=True) as server:
+        server.held = "DELETE"
+        tools = ToolRunners(Guard(allow_loopback=True), FrozenClock())
+        assert await tools.call(source(server, "lines"), {}, SCOPE) == ToolResult("one\ntwo")
+        assert server.reached.is_set
+        assert not server.opened.is_set
 
 
 # --- dialects
@@ -281,16 +319,16 @@ async def test_what_a_server_speaks_is_found_out_once(server: McpServer, tools: 
 async def test_a_server_that_changed_its_transport_is_found_again(tools: ToolRunners) -> None:
     with McpServer("sse", path="/x") as server:
         assert (await tools.call(source(server, "lines"), {}, SCOPE)).error is None
-        server.become("streamable")
+        server.transport = "streamable"
         assert (await tools.call(source(server, "lines"), {}, SCOPE)).error is None
 
 
-async def test_a_call_that_reached_the_server_is_not_made_a_second_time(
-    server: McpServer, tools: ToolRunners
-) -> None:
-    server.refusals["tools/call"] = Refusal(404)
-    await tools.call(source(server, "lines"), {}, SCOPE)
-    assert server.methods.count("tools/call") == 1
+async def test_a_call_that_reached_the_server_is_not_made_a_second_time(tools: ToolRunners) -> None:
+    with McpServer(both=True) as server:
+        for expected in (1, 2):
+            server.refusals["tools/call"] = Refusal(404)
+            assert failure(await tools.call(source(server, "lines"), {}, SCOPE)) == ("http", 404)
+            assert server.methods.count("tools/call") == expected
 
 
 # --- secrets
@@ -324,7 +362,10 @@ def test_provider_data_of_another_shape_gives_no_headers(data: Any) -> None:
 
 
 def test_a_trailing_slash_makes_no_other_server() -> None:
-    for known, asked in (("https://a.example/mcp/", "https://a.example/mcp"), ("https://a.example", "https://a.example/")):
+    for known, asked in (
+        ("https://a.example/mcp/", "https://a.example/mcp"),
+        ("https://a.example", "https://a.example/"),
+    ):
         scope = ToolScope("owner", headers={known: {"x": "1"}})
         assert headers_for(ToolSource("mcp", "g", "t", asked), scope) == {"x": "1"}
 
@@ -345,7 +386,7 @@ async def test_a_header_is_in_no_message_and_no_log(
             assert result.error is not None
             assert "expired" in result.content
             told.append(f"{result.content}{result.error.message}")
-        caplog.clear()
+        caplog.clear()  # The SDK logs arguments, if asked for as much as that.
         for status in (401, 500):
             server.refusals = {method: Refusal(status) for method in ("server/discover", "initialize", "GET")}
             with pytest.raises((Unauthenticated, UpstreamBroken)) as refusal:
@@ -355,6 +396,14 @@ async def test_a_header_is_in_no_message_and_no_log(
             told.append(str((await tools.call(source(server, "echo"), {}, scope)).content))
     assert SECRET not in "".join(told)
     assert SECRET not in caplog.text
+
+
+async def test_a_refused_call_is_not_logged_with_its_address(
+    server: McpServer, tools: ToolRunners, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.refusals["tools/call"] = Refusal(500)
+    await tools.call(source(server, "echo"), {}, SCOPE)
+    assert [record.getMessage() for record in caplog.records if record.name.startswith("mcp")] == []
 
 
 @pytest.mark.parametrize("value", [f"{SECRET}\r\nx: y", f"{SECRET}\u2026"])

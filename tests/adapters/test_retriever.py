@@ -24,7 +24,7 @@ PAGES = {
     "latin": ("Grüße".encode("latin-1"), 'text/plain; charset="ISO-8859-1"'),
     "binary": (b"\x89PNG\xff\xfe", "text/plain"),
     "unknown": (b"text", "text/plain; charset=klingon"),
-    "slow": (b"text", "text/plain; charset=punycode"),
+    "slow": (b"text-", "text/plain; charset=punycode"),
     "large": (b"x" * (MIB + 1), "text/plain"),
 }
 

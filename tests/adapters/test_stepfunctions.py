@@ -9,10 +9,10 @@ from typing import Any
 
 import boto3
 import pytest
-from botocore.exceptions import ClientError
 from moto import mock_aws
 
 from turnloom.adapters.stepfunctions import NAME_LENGTH, StepFunctions, execution_name, stepfunctions_client
+from turnloom.ports import NotStarted
 
 ARN = "arn:aws:states:eu-west-1:123456789012:stateMachine:turns"
 STATE = {"turn": {"api": "agents", "owner": "default", "thread": "t", "ordinal": 3, "leg": 0}, "next": "gather"}
@@ -60,7 +60,7 @@ async def test_a_name_whose_execution_has_ended_is_not_started_again(client: Any
 
 
 async def test_any_other_refusal_is_raised(client: Any) -> None:
-    with pytest.raises(ClientError, match="StateMachineDoesNotExist"):
+    with pytest.raises(NotStarted, match="StateMachineDoesNotExist"):
         await StepFunctions(ARN.replace("turns", "nowhere"), client).start("turn-0-0", STATE)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -161,3 +162,15 @@ async def test_a_turn_taken_over_ends_as_if_nothing_had_happened(tmp_path: Path)
     stored = await house.services.turns.load(opening.place)
     assert stored is not None and stored.turn.status == "completed"
     assert stored.turn.inferences[-1].said("text") == "done"
+
+
+async def test_a_state_machine_that_cannot_be_reached_is_tried_again(tmp_path: Path) -> None:
+    conversation = next(c for c in CONVERSATIONS if c.name == "one server tool")
+    house = scripted_house(tmp_path, conversation)
+    house.orchestrator.refusals = 1
+    agent_id, session_id = await session(house, conversation)
+    reading = await turns.create_turn(house.services, Caller(OWNER), agent_id, session_id, asked(conversation))
+    ended = asyncio.create_task(reading.run.settled())
+    await house.orchestrator.refused.wait()
+    house.clock.advance(60)
+    assert (await ended).inferences[-1].said("text") == "done"

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.upstream import ScriptedUpstream
+from tests.upstream import ScriptedUpstream, say
 from turnloom import bootstrap
 from turnloom.domain import ids
 from turnloom.domain.agent import Agent, Session
@@ -93,7 +93,7 @@ async def start_turn(services: Services) -> None:
 @pytest.fixture
 def services(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Services]:
     with ScriptedUpstream() as upstream:
-        upstream.answer = lambda request: upstream.text("Hello", " there")
+        upstream.answer = lambda request: say("Hello", " there")
         monkeypatch.setenv("OPENAI_BASE_URL", upstream.url)
         monkeypatch.setenv("OPENAI_API_KEY", "none")
         monkeypatch.setenv("TURNLOOM_DATA_DIR", str(tmp_path))

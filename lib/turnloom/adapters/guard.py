@@ -54,6 +54,15 @@ def text_of(content: bytes, content_type: str) -> str:
         raise UnicodeError("the charset is not known") from None
 
 
+def place_of(url: str) -> str:
+    """Scheme, host and port of an address, for messages: everything else in it may be secret."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "a malformed address"
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+
+
 class Unresolvable(InvalidRequest):
     """A host has no address, now; a retry may help."""
 
@@ -132,9 +141,9 @@ class Guard:
                 ):
                     return await _fetched(client, url, headers or {}, max_bytes)
             except (TimeoutError, httpx2.TimeoutException):
-                raise InvalidRequest(f"{_place(url)} did not answer within {timeout:g} seconds") from None
+                raise InvalidRequest(f"{place_of(url)} did not answer within {timeout:g} seconds") from None
             except (httpx2.HTTPError, httpx2.InvalidURL):
-                raise InvalidRequest(f"{_place(url)} could not be read") from None
+                raise InvalidRequest(f"{place_of(url)} could not be read") from None
 
     def _judge(self, parts: SplitResult, addresses: Sequence[str]) -> None:
         host = _host(parts)
@@ -144,9 +153,9 @@ class Guard:
         local = self.allow_loopback and all(address.is_loopback for address in reached)
         if not addresses or not (local or all(map(is_public, reached))):
             # The address stays unsaid: what a name means within our network is nobody's business.
-            raise InvalidRequest(f"{_place(parts.geturl())} is not allowed: its address is not public")
+            raise InvalidRequest(f"{place_of(parts.geturl())} is not allowed: its address is not public")
         if self.https_only and parts.scheme == "http" and not local:
-            raise InvalidRequest(f"{_place(parts.geturl())} is not allowed: only https addresses are taken")
+            raise InvalidRequest(f"{place_of(parts.geturl())} is not allowed: only https addresses are taken")
 
 
 def is_public(address: IPv4Address | IPv6Address) -> bool:
@@ -162,9 +171,9 @@ def is_public(address: IPv4Address | IPv6Address) -> bool:
 
 
 async def _fetched(client: httpx2.AsyncClient, url: str, headers: Mapping[str, str], max_bytes: int) -> Fetched:
-    place = _place(url)
+    place = place_of(url)
     for _ in range(_REDIRECTS + 1):
-        own = headers if _place(url) == place else {}
+        own = headers if place_of(url) == place else {}
         # Compressed, a small answer could become any size at once.
         request = client.build_request("GET", url, headers={**own, "accept-encoding": "identity"})
         response = await client.send(request, stream=True)
@@ -180,10 +189,10 @@ async def _content(response: httpx2.Response, max_bytes: int) -> Fetched:
 
     url = str(response.url)
     if not response.is_success:
-        raise InvalidRequest(f"{_place(url)} answered with status {response.status_code}")
+        raise InvalidRequest(f"{place_of(url)} answered with status {response.status_code}")
     content, whole = await first_bytes(response, max_bytes)
     if not whole:
-        raise InvalidRequest(f"{_place(url)} sent more than {max_bytes} bytes")
+        raise InvalidRequest(f"{place_of(url)} sent more than {max_bytes} bytes")
     return Fetched(content, response.headers.get("content-type", ""), url)
 
 
@@ -213,12 +222,6 @@ def _parts(url: str) -> SplitResult:
 
 def _host(parts: SplitResult) -> str:
     return (parts.hostname or "").rstrip(".")
-
-
-def _place(url: str) -> str:
-    """Scheme, host and port for messages: path and query may hold secrets."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
 
 def _written_out(host: str) -> list[str]:

@@ -11,6 +11,8 @@ import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from turnloom.ports import NotStarted
+
 if TYPE_CHECKING:
     from mypy_boto3_stepfunctions import SFNClient
 
@@ -20,7 +22,7 @@ NAME_LENGTH = 80
 class StepFunctions:
     """Starts executions of one state machine. Without a `client` it makes one when the first turn is handed over.
 
-    An execution that cannot be started after three retries raises botocore's error.
+    An execution that cannot be started after three retries raises NotStarted.
     """
 
     def __init__(self, state_machine_arn: str, client: SFNClient | None = None) -> None:
@@ -32,12 +34,16 @@ class StepFunctions:
         await asyncio.to_thread(self._start, execution_name(name), json.dumps(given, separators=(",", ":")))
 
     def _start(self, name: str, given: str) -> None:
+        from botocore.exceptions import BotoCoreError, ClientError
+
         client = self._connected()
         try:
             client.start_execution(stateMachineArn=self._arn, name=name, input=given)
         except client.exceptions.ExecutionAlreadyExists:
             # It runs with another input, or has ended: whoever started it first has set the turn going.
             return
+        except (BotoCoreError, ClientError) as failure:
+            raise NotStarted(str(failure)) from failure
 
     def _connected(self) -> SFNClient:
         # boto3's default session is not safe to make two clients at once.

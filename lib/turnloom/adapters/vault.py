@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,6 +34,11 @@ class FernetVault:
 
             self._fernet = Fernet(self._key())
         return self._fernet
+
+
+def key_from(secret: bytes) -> bytes:
+    """A key made of any secret text, e.g. one that Secrets Manager has generated."""
+    return base64.urlsafe_b64encode(hashlib.sha256(secret).digest())
 
 
 def key_in_file(path: Path) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
@@ -11,8 +12,10 @@ from turnloom.domain.message import JSON, Spec
 from turnloom.domain.transcript import Dialect, transcript
 from turnloom.domain.turn import Turn
 from turnloom.engine.perform import Scene, World
-from turnloom.ports import Orchestrator, ToolScope
+from turnloom.ports import NotStarted, Orchestrator, ToolScope
 from turnloom.store.turns import Place, Record, Turns
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +39,12 @@ class Pace:
     """How fast things are written and looked for, in seconds.
 
     `logged` is how old an event may get before a driver that nobody is connected to logs it; `poll` how often a
-    follower looks, at first and at most.
+    follower looks, at first and at most; `lease` how long a driver is believed in after its last write.
     """
 
     logged: float = 0.5
     poll: tuple[float, float] = (0.05, 0.5)
+    lease: float = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,17 @@ class Engine:
     brief: Callable[[Record], Awaitable[Brief]]
     orchestrator: Orchestrator
     pace: Pace = Pace()
+
+    async def hand_over(self, name: str, record: Record, spec: Spec) -> None:
+        """Let the state machine go on with the turn. If it is out of reach, it is tried again once the lease is over."""
+        try:
+            await self.orchestrator.start(name, state_of(record, spec))
+        except NotStarted as failure:
+            logger.warning("the state machine was not started: %s", failure)
+
+    def lease(self, seconds: float | None = None) -> int:
+        """The time until which a driver that writes now is taken to be alive."""
+        return self.world.clock.now() + int((seconds or self.pace.lease) * 1_000_000)
 
 
 def state_of(record: Record, spec: Spec) -> dict[str, JSON]:

@@ -43,9 +43,7 @@ async def follow(engine: Engine, record: Record) -> AsyncGenerator[Event]:
         for batch in batches:
             for event in batch.events:
                 yield event
-            record = replace(
-                record.with_events(batch.events), batches=batch.number + 1, lease=max(record.lease, batch.lease)
-            )
+            record = replace(record.with_events(batch.events), batches=batch.number + 1, lease=batch.lease)
         delay = soonest if batches else min(delay * 1.5, latest)
         row = await store.peek(record.place)
         if row is None:
@@ -54,6 +52,7 @@ async def follow(engine: Engine, record: Record) -> AsyncGenerator[Event]:
             for event in row.events[len(record.events) :]:
                 yield event
             return
-        if max(row.lease, record.lease) < engine.world.clock.now():
+        lease = record.lease if record.batches > row.batches else row.lease
+        if lease < engine.world.clock.now():
             await take_over(engine, record)
         await engine.world.clock.sleep(delay)

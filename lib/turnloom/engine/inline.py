@@ -18,7 +18,7 @@ from turnloom.domain.decide import decide
 from turnloom.domain.errors import Problem, ServerFault
 from turnloom.domain.event import CallStarted, Delta, Event, InferenceStarted, TurnFailed
 from turnloom.domain.turn import Call, Inference, Said, Turn, evolve
-from turnloom.engine.engine import Brief, Engine, state_of
+from turnloom.engine.engine import Brief, Engine
 from turnloom.engine.follow import follow
 from turnloom.engine.journal import AHEAD_SECONDS, Journal
 from turnloom.engine.perform import perform
@@ -39,7 +39,7 @@ class Run:
         self.problem: Problem | None = None
         self._engine = engine
         self._store = store
-        self._journal = Journal(store, record, engine.world.clock, AHEAD_SECONDS)
+        self._journal = Journal(store, record, engine.world.clock, AHEAD_SECONDS, engine.pace.lease)
         self._held: list[Event] = []
         self._told: asyncio.Queue[Event | Problem | None] = asyncio.Queue()
         self._drive: asyncio.Task[None] | None = None
@@ -164,8 +164,7 @@ class Run:
 
     async def _hand_over(self) -> None:
         record = self._journal.record
-        name = f"{record.turn.id}-{record.turn.leg}-0"
-        await self._engine.orchestrator.start(name, state_of(record, self.brief.spec))
+        await self._engine.hand_over(f"{record.turn.id}-{record.turn.leg}-0", record, self.brief.spec)
 
     async def _fail(self, problem: Problem) -> None:
         self.problem = problem

@@ -19,22 +19,25 @@ AHEAD_EVENTS = 64
 AHEAD_FRAMES = AHEAD_EVENTS + 2
 """As frames: the first delta also opens its item and its part."""
 AHEAD_SECONDS = 2.0
-LEASE_SECONDS = 30.0
 
 
 class Journal:
     """Writes one turn on from `record`. Every write raises ConditionFailed once another driver or a cancel came first.
 
-    `ahead_seconds` is how old an unlogged event may get: short where readers see only the log.
+    `ahead_seconds` is how old an unlogged event may get: short where readers see only the log. Every write of a turn
+    that goes on holds for `lease_seconds`.
     """
 
-    def __init__(self, store: Turns | Unstored, record: Record, clock: Clock, ahead_seconds: float) -> None:
+    def __init__(
+        self, store: Turns | Unstored, record: Record, clock: Clock, ahead_seconds: float, lease_seconds: float
+    ) -> None:
         self.record = record
         self.turn: Turn = record.turn
         self.opened: asyncio.Future[None] | None = None
         self._store = store
         self._clock = clock
         self._ahead_seconds = ahead_seconds
+        self._lease_seconds = lease_seconds
         self._pending: list[Event] = []
         self._written = clock.now()
         self._lock = asyncio.Lock()
@@ -91,7 +94,7 @@ class Journal:
             await self._clock.sleep(self._ahead_seconds)
             idle = self._clock.now() - self._written
             async with self._lock:
-                if self._pending or idle > LEASE_SECONDS / 3 * 1e6:
+                if self._pending or idle > self._lease_seconds / 3 * 1e6:
                     await self._append()
 
     async def _append(self) -> None:
@@ -100,7 +103,7 @@ class Journal:
         # Taken before the write: what is noted meanwhile belongs to the next batch.
         events, turn = tuple(self._pending), self.turn
         now = self._clock.now()
-        lease = now + int(LEASE_SECONDS * 1e6)
+        lease = now + int(self._lease_seconds * 1e6)
         self.record = await self._store.append(self.record, events, lease, turn)
         del self._pending[: len(events)]
         self._written = now

@@ -15,6 +15,7 @@ from turnloom.domain.decide import decide
 from turnloom.domain.errors import Problem
 from turnloom.domain.event import Event, TakenOver, TurnFailed
 from turnloom.domain.message import JSON
+from turnloom.domain.turn import evolve
 from turnloom.engine.engine import Brief, Engine, place_of, state_of
 from turnloom.engine.journal import Journal
 from turnloom.engine.perform import perform
@@ -79,7 +80,7 @@ async def _load(engine: Engine, state: State) -> Record | None:
 
 
 def _journal(engine: Engine, record: Record) -> Journal:
-    return Journal(engine.stores[record.place.api], record, engine.world.clock, engine.pace.logged)
+    return Journal(engine.stores[record.place.api], record, engine.world.clock, engine.pace.logged, engine.pace.lease)
 
 
 async def _act(engine: Engine, journal: Journal, brief: Brief, action: Action) -> None:
@@ -109,9 +110,10 @@ async def _append_among_others(engine: Engine, record: Record, event: Event, cal
     """Log the event of one call while its siblings log theirs: whoever finds the number taken tries the next."""
     store = engine.stores[record.place.api]
     while True:
-        lease = engine.world.clock.now() + int(TOOL_LEASE_SECONDS * 1e6)
+        after = evolve(record.turn, event)
+        lease = engine.lease(TOOL_LEASE_SECONDS if after.started_calls else None)
         try:
-            return await store.append(record, [event], lease)
+            return await store.append(record, [event], lease, after)
         except ConditionFailed:
             fresh = await store.load(record.place)
             open_calls = fresh.turn.open_calls if fresh is not None and fresh.running else ()

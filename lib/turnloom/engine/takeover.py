@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from turnloom.domain.event import TakenOver, TurnFailed
-from turnloom.engine.engine import Engine, state_of
-from turnloom.engine.journal import AHEAD_FRAMES, LEASE_SECONDS
+from turnloom.engine.engine import Engine
+from turnloom.engine.journal import AHEAD_FRAMES
 from turnloom.ports import ConditionFailed
 from turnloom.store.turns import Record
 
@@ -30,13 +30,13 @@ async def take_over(engine: Engine, record: Record) -> None:
             failure = TurnFailed(at, "internal_error", f"The turn lost its driver {lost + 1} times.")
             await store.settle(replace(found.with_events([failure]), lease=0, secrets=None))
             return
-        lease = now + int(LEASE_SECONDS * 1e6)
+        lease = engine.lease()
         found = await store.settle(replace(found, lease=lease))
         found = await store.fence(found, lease, [TakenOver(at, AHEAD_FRAMES)])
     except ConditionFailed:
         return
     spec = (await engine.brief(found)).spec
-    await engine.orchestrator.start(f"{found.turn.id}-{found.turn.leg}-{lost + 1}", state_of(found, spec))
+    await engine.hand_over(f"{found.turn.id}-{found.turn.leg}-{lost + 1}", found, spec)
 
 
 async def sweep(engine: Engine) -> int:

@@ -85,7 +85,7 @@ def main() -> int:
         for part in parts:
             part.start(env)
         for part in parts:
-            _wait(part)
+            _wait(part, env)
         _welcome(env, host, port)
         _watch(parts, env)
     except Stopped:
@@ -125,25 +125,27 @@ def _parts(env: dict[str, str], host: str, port: int) -> list[Part]:
     return parts
 
 
-def _wait(part: Part) -> None:
+def _wait(part: Part, env: dict[str, str]) -> None:
     while part.ready() is None:
-        if part.dead:
-            raise RuntimeError(f"The {part.name} did not start; see the lines above.")
+        _revive(part, env)
         time.sleep(0.1)
 
 
 def _watch(parts: list[Part], env: dict[str, str]) -> None:
-    """Start again what dies, but not for ever."""
     while True:
         time.sleep(0.5)
         for part in parts:
-            if not part.dead:
-                continue
-            recent = [start for start in part.starts if time.monotonic() - start < 60]
-            if len(recent) >= 5:
-                raise RuntimeError(f"The {part.name} keeps dying; giving up.")
-            print(f"The {part.name} died; starting it again. Turns that were running go on.")
-            part.start(env)
+            _revive(part, env)
+
+
+def _revive(part: Part, env: dict[str, str]) -> None:
+    """Start a part that has died again, but not for ever."""
+    if not part.dead:
+        return
+    if sum(time.monotonic() - start < 60 for start in part.starts) >= 4:
+        raise RuntimeError(f"The {part.name} keeps dying; see the lines above.")
+    print(f"The {part.name} died; starting it again. Turns that were running go on.", flush=True)
+    part.start(env)
 
 
 def _welcome(env: dict[str, str], host: str, port: int) -> None:

@@ -290,8 +290,7 @@ class Turns:
     async def _caught_up(self, record: Record) -> Record:
         """The record with what its log holds beyond it."""
         for batch in await self.tail(record):
-            lease = max(record.lease, batch.lease)
-            record = replace(record.with_events(batch.events), batches=batch.number + 1, lease=lease)
+            record = replace(record.with_events(batch.events), batches=batch.number + 1, lease=batch.lease)
         return record
 
     async def _drop_blob(self, key: str | None) -> None:

@@ -21,7 +21,6 @@ from turnloom.domain.responses_input import RESPONSES, check_calls
 from turnloom.domain.turn import Listing, Turn
 from turnloom.engine.engine import Brief
 from turnloom.engine.inline import Run
-from turnloom.engine.journal import LEASE_SECONDS
 from turnloom.ports import ConditionFailed, ToolScope
 from turnloom.store.turns import Place, Record, Unstored
 from turnloom.usecases.callers import Caller, sealed, unsealed
@@ -196,7 +195,7 @@ def _opening(services: Services, caller: Caller, chain: Chain, asked: ResponseRe
     record = Record(
         place=Place("responses", caller.owner, thread, chain.ordinal),
         turn=Turn(ids.response_id(now, chain.ordinal, thread)),
-        lease=now + int(LEASE_SECONDS * 1e6),
+        lease=services.engine.lease(),
         origin=origin,
         secrets=sealed(services, caller),
     )

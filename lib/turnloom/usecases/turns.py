@@ -21,7 +21,6 @@ from turnloom.domain.turn import ClientRun, Turn
 from turnloom.engine.engine import Brief
 from turnloom.engine.follow import Followed
 from turnloom.engine.inline import Run
-from turnloom.engine.journal import LEASE_SECONDS
 from turnloom.engine.takeover import take_over
 from turnloom.ports import ConditionFailed, ToolScope
 from turnloom.store.turns import Place, Record
@@ -153,7 +152,7 @@ def _opening(
     record = Record(
         place=Place("agents", caller.owner, session_id, ordinal),
         turn=Turn(ids.turn_id(at, ordinal, services.entropy)),
-        lease=now + int(LEASE_SECONDS * 1e6),
+        lease=services.engine.lease(),
         origin=origin,
         secrets=sealed(services, caller),
     )
@@ -219,7 +218,7 @@ def _check_shields(shields: Sequence[str]) -> None:
 async def _resumed(services: Services, caller: Caller, record: Record, responses: Sequence[JSON]) -> Reading:
     now = services.clock.now()
     provided = InputProvided(max(now, record.turn.last_at + 1), tuple(responses))
-    lease = now + int(LEASE_SECONDS * 1e6)
+    lease = services.engine.lease()
     going_on = replace(record.with_events([provided]), lease=lease, secrets=sealed(services, caller))
     settled = await _settled(services, going_on)
     brief = await agent_brief(services, settled)

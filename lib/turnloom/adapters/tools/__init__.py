@@ -43,7 +43,7 @@ class ToolRunners:
             return _failed(failure.error)
         except Exception as failure:
             # By its type alone, as its words are not ours and may quote a header.
-            _log.warning("The tool %s of %s raised %s", source.name, source.group, type(failure).__name__)
+            _log.warning("The %s tool %s raised %s", source.kind, source.name, type(failure).__name__)
             return _failed(ToolError("tool", f"'{source.name}' failed: {type(failure).__name__}."))
         if result.error is None and _empty(result.content):
             return _failed(ToolError("tool", f"'{source.name}' gave an empty result."))
@@ -58,7 +58,7 @@ class ToolRunners:
             async with asyncio.timeout(self._seconds):
                 return await self._offered(source, scope)
         except TimeoutError:
-            message = f"The server of '{source.group}' did not answer within {self._seconds:g} seconds"
+            message = f"The tool server did not answer within {self._seconds:g} seconds"
             raise UpstreamBroken(message, code="toolgroup_unreachable") from None
 
     @cached_property

@@ -101,7 +101,8 @@ def _number(value: Any) -> int | float:
 
 
 def _power(base: float, exponent: float) -> Any:
-    if isinstance(base, int) and isinstance(exponent, int) and base.bit_length() * exponent > _BITS:
+    whole = isinstance(base, int) and isinstance(exponent, int)
+    if whole and abs(base) > 1 and math.log2(abs(base)) * exponent > _BITS:
         raise ValueError(f"a power becomes larger than {_BITS} bits")
     return base**exponent
 

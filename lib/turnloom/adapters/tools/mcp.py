@@ -23,14 +23,14 @@ from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamable_http_client
 
 from turnloom import __version__
-from turnloom.adapters.guard import Guard
+from turnloom.adapters.guard import Guard, Unresolvable, place_of
 from turnloom.adapters.tools.failure import ToolFailed, illegal_header, redacted
 from turnloom.domain.errors import InvalidRequest, Unauthenticated, UpstreamBroken
 from turnloom.domain.message import JSON, Tool, ToolSource
 from turnloom.ports import ToolError, ToolResult, ToolScope
 
 _PAGES = 100
-_GOODBYE_SECONDS = 2.0
+_GOODBYE_SECONDS = 1.0
 _REFUSED = (401, 403)
 _UNAUTHENTICATED = 401
 _ANOTHER_TRANSPORT_IS_NO_HELP = (*_REFUSED, 408, 429)
@@ -62,7 +62,11 @@ class McpRunner:
     async def offered(self, source: ToolSource, scope: ToolScope) -> list[Tool]:
         """All tools of the server; raises InvalidRequest, Unauthenticated, UpstreamBroken."""
         endpoint, headers = source.endpoint or "", headers_for(source, scope)
-        await self._guard.check(endpoint)
+        try:
+            await self._guard.check(endpoint)
+        except Unresolvable as unknown:
+            message = f"{_server(endpoint)} could not be reached: {unknown.message}"
+            raise UpstreamBroken(message, code="toolgroup_unreachable") from None
         if (illegal := illegal_header(headers)) is not None:
             raise InvalidRequest(_illegal(endpoint, illegal))
         try:
@@ -87,7 +91,7 @@ class McpRunner:
     async def _ask(self, endpoint: str, headers: Mapping[str, str], question: Question[Answer]) -> Answer:
         """What the server answers, asked in the dialect it is known for, or else in each until it understands one."""
         first: ToolFailed | None = None
-        for dialect in _dialects(endpoint, self._dialects.pop(endpoint, None)):
+        for dialect in _dialects(endpoint, self._dialects.get(endpoint)):
             line = _Line(endpoint, headers, self._guard, self._seconds)
             try:
                 return await line.ask(dialect, question)
@@ -102,22 +106,27 @@ class McpRunner:
         raise first
 
 
-def headers_for(source: ToolSource, scope: ToolScope) -> Mapping[str, str]:
+def headers_for(source: ToolSource, scope: ToolScope) -> dict[str, str]:
     """The headers for a server: of its registration, then of the caller's provider data, then of the request."""
-    headers = httpx2.Headers(source.settings.get("headers") or {})
+    headers = _named(source.settings.get("headers"))
     if token := source.settings.get("authorization"):
         headers["authorization"] = f"Bearer {token}"
     for known in (scope.provider_data.get("mcp_headers"), scope.headers):
-        if isinstance(known, Mapping):
-            headers.update(_of_server(known, source.endpoint or ""))
-    return dict(headers)
+        headers |= _of_server(known, source.endpoint or "")
+    return headers
 
 
-def _of_server(known: Mapping[str, JSON], endpoint: str) -> dict[str, str]:
-    given = next((value for uri, value in known.items() if uri.rstrip("/") == endpoint.rstrip("/")), None)
-    if not isinstance(given, Mapping):
+def _of_server(known: JSON, endpoint: str) -> dict[str, str]:
+    if not isinstance(known, Mapping):
         return {}
-    return {name: value for name, value in given.items() if isinstance(value, str)}
+    return _named(next((given for uri, given in known.items() if uri.rstrip("/") == endpoint.rstrip("/")), None))
+
+
+def _named(headers: JSON) -> dict[str, str]:
+    """Headers by name in lower case, so that one laid over another replaces it."""
+    if not isinstance(headers, Mapping):
+        return {}
+    return {name.lower(): value for name, value in headers.items() if isinstance(value, str)}
 
 
 def _dialects(endpoint: str, known: Dialect | None) -> Sequence[Dialect]:
@@ -133,9 +142,7 @@ def _may_speak_otherwise(error: ToolError) -> bool:
 
 
 def _server(endpoint: str) -> str:
-    """A server's name in messages: path and query of its address may be secret."""
-    parts = urlsplit(endpoint)
-    return f"The MCP server at {parts.scheme}://{parts.netloc}"
+    return f"The MCP server at {place_of(endpoint)}"
 
 
 def _illegal(endpoint: str, header: str) -> str:
@@ -168,6 +175,7 @@ class _Line:
                     self.spoken = Dialect(dialect.transport, _mode(client))
                     answers.append(await question(client))
         except Exception as trouble:
+            # An answer counts, even if the session then ends badly: the call has had its effects.
             if not answers:
                 raise self._blamed(trouble) from None
         if not answers:
@@ -227,10 +235,11 @@ class _Record(httpx2.AsyncBaseTransport):
             return await self._inner.handle_async_request(request)
         try:
             response = await self._inner.handle_async_request(request)
+            understood = await _understood(response)
         except (httpx2.HTTPError, InvalidRequest) as trouble:
             await self._note(_connection_failure(self._server, trouble))
             raise
-        await self._note(None if await _understood(response) else _status_failure(self._server, response.status_code))
+        await self._note(None if understood else _status_failure(self._server, response.status_code))
         return response
 
     async def aclose(self) -> None:
