@@ -71,7 +71,11 @@ def _tool(place: str, described: JSON, group: str, endpoint: str | None, args: M
 def _checked_uri(place: str, uri: JSON) -> str:
     if not isinstance(uri, str) or not uri.lower().startswith(("http://", "https://")):
         raise _malformed(place, "must be an http or https address (or mcp_endpoint.uri must be one)")
-    if "{" in urlsplit(_PLACE.sub("{}", uri)).netloc:
+    try:
+        host = urlsplit(uri).netloc
+    except ValueError:
+        raise _malformed(place, "is malformed") from None
+    if "{" in host:
         # Whoever chooses the host gets the headers.
         raise _malformed(place, "may have placeholders in its path and query only")
     return uri
@@ -149,6 +153,7 @@ async def call_http(source: ToolSource, arguments: Mapping[str, JSON], guard: Gu
     url, rest = _filled(source, arguments)
     method = str(source.settings.get("method") or "POST").upper()
     try:
+        guard.check_form(url)
         async with httpx2.AsyncClient(transport=guard.transport(), timeout=seconds) as client:
             request = _request(client, method, url, rest, {"accept-encoding": "identity", **headers})
             async with aclosing(await client.send(request, stream=True)) as response:
@@ -220,7 +225,7 @@ async def _answer(source: ToolSource, response: httpx2.Response, headers: Mappin
     except UnicodeError:
         text = ""
     if not response.is_success:
-        told = redacted(text[:_TOLD_CHARACTERS].strip(), headers)
+        told = redacted(text, headers)[:_TOLD_CHARACTERS].strip()
         raise ToolFailed(
             "http", f"'{source.name}' answered with status {status}" + (f": {told}" if told else "."), status
         )

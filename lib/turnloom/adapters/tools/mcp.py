@@ -80,6 +80,10 @@ class McpRunner:
     async def call(self, source: ToolSource, arguments: Mapping[str, JSON], scope: ToolScope) -> ToolResult:
         """Run a tool of the server; raises ToolFailed."""
         endpoint, headers = source.endpoint or "", headers_for(source, scope)
+        try:
+            self._guard.check_form(endpoint)
+        except InvalidRequest as refusal:
+            raise _connection_failure(_server(endpoint), refusal) from None
         if (illegal := illegal_header(headers)) is not None:
             raise ToolFailed("http", _illegal(endpoint, illegal))
 

@@ -1,0 +1,1 @@
+"""The laptop: the same functions, routes and state machine, without an account."""
