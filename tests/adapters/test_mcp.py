@@ -186,6 +186,7 @@ async def test_text_is_the_answer(server: McpServer, tools: ToolRunners, name: s
 
 async def test_other_parts_are_kept_as_items(modern: McpServer, tools: ToolRunners) -> None:
     result = await tools.call(source(modern, "picture"), {}, SCOPE)
+    assert isinstance(result.content, list)
     text, image, link = result.content
     assert text == {"type": "text", "text": "look"}
     assert image == {"type": "image", "image": {"data": PICTURE}}

@@ -58,7 +58,7 @@ class Engine:
     pace: Pace = Pace()
 
     async def hand_over(self, name: str, record: Record, spec: Spec) -> None:
-        """Let the state machine go on with the turn. If it is out of reach, it is tried again once the lease is over."""
+        """Let the state machine go on with the turn. Out of reach, it is tried again when the lease is over."""
         try:
             await self.orchestrator.start(name, state_of(record, spec))
         except NotStarted as failure:

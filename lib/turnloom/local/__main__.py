@@ -15,11 +15,11 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from turnloom.local.template import REGION, STATE_MACHINE_ARN
 
@@ -47,13 +47,18 @@ class Part:
     def dead(self) -> bool:
         return self.process is not None and self.process.poll() is not None
 
-    def ready(self) -> dict[str, Any] | None:
-        """What the health route says once it is up; None until then."""
+    def state(self) -> tuple[bool, str]:
+        """Whether its health route says that it is up, and if not what it is at; RuntimeError when it has given up."""
         try:
-            with urllib.request.urlopen(self.health, timeout=2) as answer:
-                return dict(json.load(answer))
+            with urllib.request.urlopen(self.health, timeout=2):
+                return True, ""
+        except urllib.error.HTTPError as refusal:
+            said = json.loads(refusal.read() or b"{}")
+            if said.get("phase") == "failed":
+                raise RuntimeError(said["message"]) from None
+            return False, str(said.get("phase", ""))
         except (OSError, ValueError):
-            return None
+            return False, ""
 
     def stop(self) -> None:
         if self.process is None or self.dead:
@@ -126,7 +131,14 @@ def _parts(env: dict[str, str], host: str, port: int) -> list[Part]:
 
 
 def _wait(part: Part, env: dict[str, str]) -> None:
-    while part.ready() is None:
+    told = ""
+    while True:
+        ready, phase = part.state()
+        if ready:
+            return
+        if phase and phase != told:
+            print(f"  {part.name}: {phase}", end="\r" if sys.stdout.isatty() else "\n", flush=True)
+            told = phase
         _revive(part, env)
         time.sleep(0.1)
 

@@ -13,58 +13,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jsonschema
+
 Message = Mapping[str, Any]
 Schema = Mapping[str, Any]
 
 _COMMON = frozenset(
-    [
-        "a",
-        "an",
-        "and",
-        "are",
-        "as",
-        "at",
-        "be",
-        "by",
-        "can",
-        "do",
-        "for",
-        "from",
-        "get",
-        "give",
-        "has",
-        "have",
-        "how",
-        "i",
-        "in",
-        "is",
-        "it",
-        "its",
-        "me",
-        "my",
-        "of",
-        "on",
-        "or",
-        "please",
-        "tell",
-        "that",
-        "the",
-        "this",
-        "to",
-        "use",
-        "used",
-        "using",
-        "want",
-        "what",
-        "which",
-        "who",
-        "will",
-        "with",
-        "you",
-        "your",
-        "tool",
-        "now",
-    ]
+    """a an and are as at be by can do for from get give has have how i in is it its me my now of on or please tell
+    that the this to tool use used using want what which who will with you your""".split()  # noqa: SIM905
 )
 _LEAST_OVERLAP = 1
 _ARITHMETIC = re.compile(r"[-(]*\d[\d\s.+\-*/%()^]*[-+*/%^][\d\s.+\-*/%()^]*[\d)]")
@@ -113,7 +69,7 @@ def argument_messages(question: str, choice: Choice) -> list[Message]:
 
 def plain(messages: Sequence[Message]) -> list[Message]:
     """The conversation for a model without tools: results become part of the question that wanted them."""
-    told: list[dict[str, Any]] = []
+    told: list[Message] = []
     for message in messages:
         match message["role"]:
             case "tool":
@@ -133,12 +89,10 @@ def text_of(message: Message) -> str:
     return "\n".join(part.get("text") or f"[{part.get('type', 'part')}]" for part in content)
 
 
-def _add_result(told: list[dict[str, Any]], result: str) -> None:
-    question = next((message for message in reversed(told) if message["role"] == "user"), None)
-    if question is None:
-        told.append({"role": "user", "content": f"A tool found: {result}"})
-        return
-    question["content"] += f"\n\nThe answer was looked up: {result}\nSay it in one short sentence."
+def _add_result(told: list[Message], result: str) -> None:
+    asked = max((place for place, message in enumerate(told) if message["role"] == "user"), default=None)
+    question = "" if asked is None else f"{told.pop(asked)['content']}\n\n"
+    told.append({"role": "user", "content": f"{question}The answer was looked up: {result}\nSay it in one sentence."})
 
 
 def _overlap(question: str, function: Mapping[str, Any]) -> int:
@@ -173,8 +127,6 @@ def _found(question: str, schema: Schema) -> dict[str, Any]:
 
 def valid(arguments: str, schema: Schema) -> dict[str, Any] | None:
     """The arguments that the model wrote, if they are what the schema wants."""
-    import jsonschema
-
     try:
         value = json.loads(arguments)
         jsonschema.validate(value, schema)

