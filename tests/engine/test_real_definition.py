@@ -1,4 +1,4 @@
-"""The same conversations through the deployed state machine: its real definition, with this repository's functions as tasks.
+"""The same conversations through the deployed state machine: the real definition, with the real functions as tasks.
 
 The engine runs in a process of its own with this repository's functions; model and tools are real HTTP on loopback.
 """
