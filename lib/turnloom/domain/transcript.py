@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import assert_never
 
 from turnloom.domain.event import ShieldsRun
@@ -56,7 +57,7 @@ def transcript(spec: Spec, history: Iterable[Turn], turn: Turn, dialect: Dialect
     messages: list[Message] = [SystemMessage(spec.instructions)] if spec.instructions else []
     for earlier in history:
         if earlier.status != "failed" or dialect.replays_failed:
-            messages += _turn_messages(earlier, dialect, current=False)
+            messages += _told(earlier, dialect)
     messages += _turn_messages(turn, dialect, current=True)
     return tuple(_arranged(messages))
 
@@ -75,6 +76,12 @@ def content_text(content: JSON) -> str:
 def refusal(check: ShieldCheck | ShieldsRun) -> str:
     """What the user is told when this check has blocked the turn."""
     return str((check.violation or {}).get("user_message") or REFUSAL)
+
+
+@lru_cache(maxsize=4096)
+def _told(turn: Turn, dialect: Dialect) -> tuple[Message, ...]:
+    """A turn of the history, remembered: the same turns are told again with every turn that follows them."""
+    return tuple(_turn_messages(turn, dialect, current=False))
 
 
 def _turn_messages(turn: Turn, dialect: Dialect, *, current: bool) -> list[Message]:

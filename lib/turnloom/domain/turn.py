@@ -155,9 +155,11 @@ class ShieldCheck:
 Step = Inference | ToolRun | ClientRun | Retrieval | Listing | ShieldCheck
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Turn:
     """What is known of a turn after some of its events; `last_at` is the time of the newest one.
+
+    Turns are told apart by identity: comparing two by their contents would cost more than it is ever worth.
 
     A *leg* is the run from a create or a resume to the next rest. `started_calls` are server calls that have begun
     and not ended: after a crash, these may or may not have had their effect.

@@ -131,7 +131,10 @@ class Run:
                 await self._hand_over()
                 return True
             await self._perform(action)
-        await self._perform(action)
+        # What came before and what ends the leg are stored by one write, and told after it.
+        async for event in perform(action, self.brief.scene(self._journal.turn, action), self._engine.world):
+            self._journal.note(event)
+            self._held.append(event)
         await self._journal.settle()
         self._tell_held()
         return False

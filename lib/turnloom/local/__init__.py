@@ -1,1 +1,1 @@
-"""The laptop: the same functions, routes and state machine, without an account."""
+"""Turnloom on one machine: the deployed functions, the deployed state machine, and a model that needs no key."""
