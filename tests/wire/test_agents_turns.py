@@ -226,6 +226,7 @@ def test_a_failing_or_unknown_tool_does_not_end_the_turn(api: Agents, call: tupl
         ({"input_shields": ["guard"]}, {}, "unknown_shield"),
         ({}, {"tool_config": {"tool_choice": "nothing"}}, "unknown_tool"),
         ({}, {"documents": [{"content": {"x": 1}, "mime_type": "text/plain"}]}, "document_rejected"),
+        ({}, {"documents": [{"content": "x" * 700_000, "mime_type": "text/plain"}] * 2}, "document_rejected"),
         ({}, {"messages": []}, "invalid_request"),
         ({}, {"messages": [{"role": "assistant", "content": "x"}]}, "invalid_request"),
         ({}, {"messages": "hello"}, "invalid_request"),

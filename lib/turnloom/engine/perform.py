@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal, assert_never
 
 from turnloom.domain.action import Action, AwaitClient, CallModel, CallTools, Finish, Gather, RunShields
-from turnloom.domain.errors import Problem
+from turnloom.domain.errors import InvalidRequest, Problem
 from turnloom.domain.event import (
     ContextInserted,
     Event,
@@ -44,6 +44,8 @@ from turnloom.ports import (
     ToolScope,
     Violation,
 )
+
+MOST_DOCUMENT_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +236,7 @@ async def _gather(scene: Scene, world: World, stamp: Stamp) -> AsyncGenerator[Ev
     listings = [_list(server, scene, world) for server in unlisted]
     texts, listed = await asyncio.gather(asyncio.gather(*documents), asyncio.gather(*listings))
     if texts:
+        check_size(texts)
         yield ContextInserted(stamp(), started, "\n\n".join(texts))
     for server, found in zip(unlisted, listed, strict=True):
         if isinstance(found, Problem):
@@ -241,6 +244,14 @@ async def _gather(scene: Scene, world: World, stamp: Stamp) -> AsyncGenerator[Ev
         else:
             yield ToolsListed(stamp(), server.label, found)
     yield Gathered(stamp())
+
+
+def check_size(texts: Iterable[str]) -> None:
+    """Refuse more text than the documents of one turn may have together."""
+    size = sum(len(text.encode()) for text in texts)
+    if size > MOST_DOCUMENT_BYTES:
+        message = f"The documents of a turn may have {MOST_DOCUMENT_BYTES} bytes of text; these have {size}"
+        raise InvalidRequest(message, code="document_rejected")
 
 
 async def _list(server: ToolServer, scene: Scene, world: World) -> tuple[dict[str, object], ...] | Problem:

@@ -21,6 +21,7 @@ from turnloom.domain.turn import ClientRun, Turn
 from turnloom.engine.engine import Brief
 from turnloom.engine.follow import Followed
 from turnloom.engine.inline import Run
+from turnloom.engine.perform import check_size
 from turnloom.engine.takeover import take_over
 from turnloom.ports import ConditionFailed, ToolScope
 from turnloom.store.turns import Place, Record
@@ -68,6 +69,7 @@ async def create_turn(
     _check_shields(spec.input_shields + spec.output_shields)
     for document in spec.documents:
         services.engine.world.retriever.check(document["content"], document["mime_type"])
+    check_size(document["content"] for document in spec.documents if isinstance(document["content"], str))
     await _free(services, records)
     record = _opening(services, caller, agent_id, session_id, records, asked)
     history = tuple(r.turn for r in records if not r.reopens)
