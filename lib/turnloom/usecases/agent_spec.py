@@ -10,21 +10,7 @@ from typing import Any
 from turnloom.domain.agent import ToolGroup
 from turnloom.domain.errors import InvalidRequest
 from turnloom.domain.message import JSON, Spec, Tool, ToolSource
-
-_TYPES = {
-    "str": "string",
-    "string": "string",
-    "int": "integer",
-    "integer": "integer",
-    "float": "number",
-    "number": "number",
-    "bool": "boolean",
-    "boolean": "boolean",
-    "dict": "object",
-    "Dict": "object",
-    "object": "object",
-}
-_LISTS = ("list", "List", "array")
+from turnloom.domain.tool_schema import parameters_schema
 
 Groups = Mapping[str, tuple[Tool, ...]]
 
@@ -87,34 +73,6 @@ def group_tools(named: Sequence[JSON], groups: Groups) -> list[Tool]:
             merged = {**tool.source.args, **args}
             tools[tool.source.group, tool.name] = replace(tool, source=replace(tool.source, args=merged))
     return list(tools.values())
-
-
-def parameters_schema(parameters: Iterable[Mapping[str, Any]] | None) -> dict[str, JSON]:
-    """The JSON schema of a ToolDef's parameters; type names that have no JSON type leave `type` out."""
-    properties: dict[str, JSON] = {}
-    required: list[str] = []
-    for parameter in parameters or ():
-        schema = json_type(parameter.get("parameter_type") or "")
-        if parameter.get("description"):
-            schema["description"] = parameter["description"]
-        if parameter.get("default") is not None:
-            schema["default"] = parameter["default"]
-        properties[parameter["name"]] = schema
-        if parameter.get("required", True):
-            required.append(parameter["name"])
-    return {"type": "object", "properties": properties, "required": required}
-
-
-def json_type(name: str) -> dict[str, JSON]:
-    """The JSON schema for a Python or JSON type name, e.g. `list[int]`."""
-    if name in _TYPES:
-        return {"type": _TYPES[name]}
-    if name in _LISTS:
-        return {"type": "array", "items": {}}
-    outer, bracket, inner = name.partition("[")
-    if bracket and outer in _LISTS:
-        return {"type": "array", "items": json_type(inner.removesuffix("]"))}
-    return {}
 
 
 def _client_tools(definitions: Iterable[Mapping[str, Any]]) -> list[Tool]:

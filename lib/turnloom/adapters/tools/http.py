@@ -13,6 +13,7 @@ from turnloom.adapters.guard import MIB, Guard, text_of
 from turnloom.adapters.tools.failure import ToolFailed, illegal_header, redacted
 from turnloom.domain.errors import InvalidRequest
 from turnloom.domain.message import JSON, Tool, ToolSource
+from turnloom.domain.tool_schema import parameters_schema
 
 if TYPE_CHECKING:
     import httpx2
@@ -100,37 +101,11 @@ def _schema(place: str, parameters: JSON) -> Mapping[str, JSON]:
         return {"type": "object", "properties": {}, **parameters}
     if not isinstance(parameters, list) or not all(isinstance(p, dict) and _named(p) for p in parameters):
         raise _malformed(place, "must be a JSON schema, or a list of objects with a name each")
-    required = [parameter["name"] for parameter in parameters if parameter.get("required", True) is not False]
-    return {"type": "object", "properties": dict(map(_property, parameters)), "required": required}
+    return parameters_schema(parameters)
 
 
 def _named(parameter: Mapping[str, JSON]) -> bool:
     return isinstance(parameter.get("name"), str) and bool(parameter["name"])
-
-
-def _property(parameter: Mapping[str, JSON]) -> tuple[str, dict[str, JSON]]:
-    schema = _type(str(parameter.get("parameter_type") or "string"))
-    kept = {key: parameter[key] for key in ("description", "default") if parameter.get(key) not in (None, "")}
-    return parameter["name"], {**schema, **kept}
-
-
-_TYPES = {
-    "str": "string",
-    "int": "integer",
-    "float": "number",
-    "bool": "boolean",
-    "dict": "object",
-    "Dict": "object",
-    **{name: name for name in ("string", "integer", "number", "boolean", "object")},
-}
-
-
-def _type(name: str) -> dict[str, JSON]:
-    """The JSON schema for a Python or JSON type name; names that have none leave `type` out."""
-    outer, _, inner = name.partition("[")
-    if outer in ("list", "List", "array"):
-        return {"type": "array", "items": _type(inner.removesuffix("]")) if inner else {}}
-    return {"type": _TYPES[name]} if name in _TYPES else {}
 
 
 def _malformed(place: str, fault: str) -> InvalidRequest:

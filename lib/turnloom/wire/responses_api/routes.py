@@ -174,15 +174,10 @@ async def _frames(
 ) -> AsyncIterator[bytes]:
     """The events after number `after`; a run that is not stored stops with its reader."""
     try:
-        for event in (*told.record.events, *early):
+        async for event in _events(told, early):
             for data in encoder.encode(event):
                 if data["sequence_number"] > after:
                     yield sse.frame(data, data["type"])
-        async with aclosing(told.events()) as events:
-            async for event in events:
-                for data in encoder.encode(event):
-                    if data["sequence_number"] > after:
-                        yield sse.frame(data, data["type"])
         if not alias:
             yield sse.DONE
     except Problem:
@@ -190,6 +185,15 @@ async def _frames(
     finally:
         if stop and isinstance(told, Run):
             told.stop()
+
+
+async def _events(told: Run | Followed, early: list[Event]) -> AsyncIterator[Event]:
+    """All events of a turn: those known, those read already, and those to come."""
+    for event in (*told.record.events, *early):
+        yield event
+    async with aclosing(told.events()) as coming:
+        async for event in coming:
+            yield event
 
 
 def _stream(frames: AsyncIterator[bytes]) -> StreamingResponse:
