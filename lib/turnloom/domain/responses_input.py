@@ -13,6 +13,7 @@ import mimetypes
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -69,21 +70,14 @@ def check_calls(history: Iterable[Turn], items: Sequence[JSON]) -> None:
 
     The calls are those of the new items and of the whole history; one that the model did not finish needs no output.
     """
-    known: set[str] = set()
-    due: dict[str, None] = {}
-    answered: set[str] = set()
-    for turn in history:
-        _note_items(turn.input, known, due, answered)
-        calls = [call.call_id for call in _client_calls(turn)]
-        known.update(calls)
-        due |= dict.fromkeys(calls)
-    _note_items(items, known, due, answered)
+    noted = [*map(_noted_of, history), _noted(items)]
+    known = {call_id for notes in noted for call_id in notes.known}
+    answered = {call_id for notes in noted for call_id in notes.answered}
     for item in items:
         if item.get("type") in _CLIENT_OUTPUTS and item["call_id"] not in known:
             _mismatch(f"No tool call found for function call output with call_id {item['call_id']}.")
-    for call_id in due:
-        if call_id not in answered:
-            _mismatch(f"No tool output found for function call {call_id}.")
+    for call_id in (call_id for notes in noted for call_id in notes.due if call_id not in answered):
+        _mismatch(f"No tool output found for function call {call_id}.")
 
 
 def file_content(data: str) -> tuple[str | None, bytes]:
@@ -183,15 +177,30 @@ class _Reader:
 # --- calls
 
 
-def _note_items(items: Sequence[Item], known: set[str], due: dict[str, None], answered: set[str]) -> None:
-    for item in items:
-        kind = item.get("type")
-        if kind in _CLIENT_CALLS:
-            known.add(item["call_id"])
-            if item.get("status") != "incomplete":
-                due[item["call_id"]] = None
-        elif kind in _CLIENT_OUTPUTS:
-            answered.add(item["call_id"])
+@dataclass(frozen=True, slots=True)
+class _Notes:
+    """The ids of calls that exist, those among them that need an output, and those of outputs."""
+
+    known: tuple[str, ...]
+    due: tuple[str, ...]
+    answered: tuple[str, ...]
+
+
+def _noted(items: Sequence[Item]) -> _Notes:
+    calls = [item for item in items if item.get("type") in _CLIENT_CALLS]
+    return _Notes(
+        known=tuple(item["call_id"] for item in calls),
+        due=tuple(item["call_id"] for item in calls if item.get("status") != "incomplete"),
+        answered=tuple(item["call_id"] for item in items if item.get("type") in _CLIENT_OUTPUTS),
+    )
+
+
+@lru_cache(maxsize=4096)
+def _noted_of(turn: Turn) -> _Notes:
+    """The notes of a turn of the history, remembered: each new turn of a chain asks for them again."""
+    given = _noted(turn.input)
+    made = tuple(call.call_id for call in _client_calls(turn))
+    return _Notes(given.known + made, given.due + made, given.answered)
 
 
 def _client_calls(turn: Turn) -> Iterator[Call]:
