@@ -315,3 +315,36 @@ def _end() -> list[Any]:
     from turnloom.testing import USAGE
 
     return [Finished("stop", USAGE)]
+
+
+def test_an_item_reference_is_the_item_itself(api: Agents, client: OpenAI) -> None:
+    api.house.model.says("Hello.")
+    api.house.model.says("Again.")
+    made = client.responses.create(model="m", input="Hi.")
+    reference: Any = [{"type": "item_reference", "id": made.output[0].id}, {"role": "user", "content": "Go."}]
+    client.responses.create(model="m", input=reference)
+    assert api.house.model.requests[-1].messages == (AssistantMessage("Hello."), UserMessage("Go."))
+    unknown: Any = [{"type": "item_reference", "id": "msg_unknown"}]
+    with pytest.raises(openai.NotFoundError, match="msg_unknown"):
+        client.responses.create(model="m", input=unknown)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"model": "m", "input": [{"type": "foo", "id": [1]}]}',
+        b'{"model": "m", "input": [{"type": "computer_call", "call_id": ["x"]}]}',
+        b'{"model": "m", "input": "x", "tools": [{"type": "foo", "a": 1e999}]}',
+        b'{"model": "m", "input": "x", "tools": [{"type": "mcp", "server_label": "s", "server_url": "http://[::1"}]}',
+        b'{"model": "m", "input": "\\ud83d"}',
+    ],
+)
+def test_what_cannot_be_stored_or_sent_on_is_refused(api: Agents, body: bytes) -> None:
+    answer = api.http.post("/v1/responses", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == 400, answer.text
+    assert api.http.get("/v1/responses").json()["data"] == []
+
+
+def test_a_flag_that_is_none_is_told_by_its_name(api: Agents) -> None:
+    answer = api.http.get("/v1/responses/resp_x?stream=maybe")
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "stream")

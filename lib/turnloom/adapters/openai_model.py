@@ -422,7 +422,8 @@ class _Answer:
 
 def _text(value: JSON) -> str:
     if value is None or isinstance(value, str):
-        return value or ""
+        # Half a surrogate pair cannot be stored or sent on.
+        return (value or "").encode(errors="replace").decode()
     raise TypeError(f"text expected, {type(value).__name__} found")
 
 
@@ -430,11 +431,16 @@ def _usage(given: JSON) -> Usage:
     read = given.get("prompt_tokens_details") or {}
     written = given.get("completion_tokens_details") or {}
     return Usage(
-        given.get("prompt_tokens") or 0,
-        given.get("completion_tokens") or 0,
-        read.get("cached_tokens") or 0,
-        written.get("reasoning_tokens") or 0,
+        _count(given.get("prompt_tokens")),
+        _count(given.get("completion_tokens")),
+        _count(read.get("cached_tokens")),
+        _count(written.get("reasoning_tokens")),
     )
+
+
+def _count(given: JSON) -> int:
+    """A number of tokens; what is none counts as not given."""
+    return given if isinstance(given, int) and given >= 0 else 0
 
 
 # --- the errors

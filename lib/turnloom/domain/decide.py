@@ -29,7 +29,8 @@ def decide(turn: Turn, spec: Spec) -> Action:
     inference = turn.last_inference
     if turn.leg_inferences == 0 or inference is None or inference.finish is None:
         return _call_model(turn)
-    return _after_inference(turn, spec, inference)
+    action = _after_inference(turn, spec, inference)
+    return Finish("out_of_tokens") if isinstance(action, CallModel) and _spent(turn, spec) else action
 
 
 def client_calls(turn: Turn, spec: Spec) -> tuple[Call, ...]:
@@ -59,6 +60,11 @@ def _after_inference(turn: Turn, spec: Spec, inference: Inference) -> Action:
 
 def _call_model(turn: Turn) -> CallModel:
     return CallModel(forced=not turn.inferences)
+
+
+def _spent(turn: Turn, spec: Spec) -> bool:
+    """Whether the model has written all the tokens that it may write in this turn."""
+    return spec.max_tokens is not None and turn.usage.output_tokens >= spec.max_tokens
 
 
 def _shielded(turn: Turn, spec: Spec, then: Action) -> Action:

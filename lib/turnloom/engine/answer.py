@@ -70,7 +70,9 @@ class AnswerReader:
         tool = next((tool for tool in self.tools if tool.name == name), None)
         source = tool.source if tool else None
         runner: Runner = "unknown" if tool is None else "client" if source is None else "server"
-        yield CallStarted(self._distinct(given), name, runner, source.group if source else None)
+        # A server's tool goes by the name that its server knows, whatever the model was told to call it.
+        shown, group = (source.name, source.group) if source else (name, None)
+        yield CallStarted(self._distinct(given), shown, runner, group)
         if arguments:
             yield Delta("arguments", arguments)
 

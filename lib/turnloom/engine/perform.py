@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, assert_never
 
 from turnloom.domain.action import Action, AwaitClient, CallModel, CallTools, Finish, Gather, RunShields
@@ -46,6 +46,7 @@ from turnloom.ports import (
 )
 
 MOST_DOCUMENT_BYTES = 1024 * 1024
+MOST_NAME_CHARACTERS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +159,18 @@ def offered(spec: Spec, turn: Turn) -> tuple[Tool, ...]:
     """The tools that the model may call: those of the spec, and what the servers of the request have listed."""
     listings = {step.server: step.tools for step in turn.steps if isinstance(step, Listing)}
     served = (tool for server in spec.servers for tool in _served(server, listings))
-    return (*spec.tools, *served)
+    return tuple(_distinct((*spec.tools, *served)))
+
+
+def _distinct(tools: Iterable[Tool]) -> Iterable[Tool]:
+    """The tools under names of their own: of two that share one, the later is known by its server's as well."""
+    taken: set[str] = set()
+    for tool in tools:
+        name = tool.name
+        if name in taken and tool.source is not None:
+            name = f"{tool.source.group}__{name}"[:MOST_NAME_CHARACTERS]
+        taken.add(name)
+        yield tool if name == tool.name else replace(tool, name=name)
 
 
 def _served(server: ToolServer, listings: dict[str, tuple[dict[str, object], ...]]) -> Iterable[Tool]:
@@ -198,7 +210,7 @@ async def _run_call(call: Call, scene: Scene, world: World) -> tuple[Call, ToolR
 
 async def run_call(call: Call, scene: Scene, tools: Tools) -> ToolResult:
     """The answer to one server-side call; what keeps it from running becomes the answer."""
-    tool = next((tool for tool in offered(scene.spec, scene.turn) if tool.name == call.name), None)
+    tool = next((tool for tool in offered(scene.spec, scene.turn) if _is_called(tool, call)), None)
     arguments = call.parsed()
     if call.runner == "unknown" or tool is None:
         return _refused("unknown", f"There is no tool named '{call.name}'.")
@@ -208,6 +220,13 @@ async def run_call(call: Call, scene: Scene, tools: Tools) -> ToolResult:
     if tool.source is None or (began and not tool.source.repeatable):
         return _refused("interrupted", f"The call of '{call.name}' was cut off; whether it had its effect is unknown.")
     return await tools.call(tool.source, arguments, scene.scope)
+
+
+def _is_called(tool: Tool, call: Call) -> bool:
+    source = tool.source
+    if source is None or call.group is None:
+        return tool.name == call.name
+    return (source.group, source.name) == (call.group, call.name)
 
 
 def _refused(kind: Literal["unknown", "arguments", "interrupted"], message: str) -> ToolResult:

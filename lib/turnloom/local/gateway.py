@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -20,7 +21,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from turnloom.local.template import Function, functions, load
-from turnloom.wire.problems import agents_envelope
+from turnloom.wire.problems import agents_envelope, responses_envelope
 
 logger = logging.getLogger(__name__)
 
@@ -48,8 +49,14 @@ def _routes(found: list[Function]) -> Iterator[Route]:
 
 
 async def _no_route(request: Any, _failure: Exception) -> JSONResponse:
-    message = f"Route '{request.method} {request.url.path}' not found"
-    return JSONResponse(agents_envelope("route_not_found", message), 404)
+    path, trace = request.url.path, uuid.uuid4().hex
+    message = f"Route '{request.method} {path}' not found"
+    alias = path.startswith("/v1/openai/")
+    if path.startswith(("/v1/responses", "/v1/openai/v1/responses")):
+        body = responses_envelope("route_not_found", message, None, alias=alias)
+    else:
+        body = agents_envelope("route_not_found", message)
+    return JSONResponse(body, 404, {"x-trace-id": trace, "x-request-id": f"req_{trace}"})
 
 
 @asynccontextmanager

@@ -120,12 +120,18 @@ def _of_server(choice: Mapping[str, Any], server: ToolServer, offer: _Offer) -> 
     """One tool of a server, or any of them: the latter can be told to a model only when it is offered nothing else."""
     name = choice.get("name")
     if name is not None:
+        _check_name(name)
         if server.allowed is not None and name not in server.allowed:
             _refuse(f"Tool choice '{name}' is not among the allowed tools of '{server.label}'.")
         return replace(offer, choice=str(name))
     if offer.tools or len(offer.servers) > 1:
         _refuse(f"Name the tool of '{server.label}' to be called, or offer no other tools.", "unsupported_parameter")
     return replace(offer, choice="required")
+
+
+def _check_name(name: JSON) -> None:
+    if not isinstance(name, str):
+        _refuse("The name of a tool is a string.", "invalid_type")
 
 
 def _subset(allowed: Sequence[JSON], offer: _Offer) -> _Offer:
@@ -150,6 +156,7 @@ def _narrowed(server: ToolServer, name: JSON, before: ToolServer | None) -> Tool
     """The server with only this tool (None: all of its tools), beside those that were let through before."""
     if name is None or (before is not None and before.allowed == server.allowed):
         return server
+    _check_name(name)
     if server.allowed is not None and name not in server.allowed:
         _refuse(f"Tool choice '{name}' is not among the allowed tools of '{server.label}'.")
     earlier = before.allowed or frozenset() if before is not None else frozenset()

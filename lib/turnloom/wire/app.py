@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -22,13 +22,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from turnloom.domain.errors import InvalidRequest, NotFound, Problem, ServerFault, TooLarge
 from turnloom.usecases.callers import Caller
 from turnloom.usecases.services import Services
+from turnloom.wire.json_text import JSONAnswer
 from turnloom.wire.problems import agents_envelope, headers_of, status_of
 
 logger = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 6 * 1024 * 1024
 
-Envelope = Callable[[Request, Problem], JSONResponse]
+Envelope = Callable[[Request, Problem], JSONAnswer]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ def application(
     function: str, routes: Iterable[Route], services: Callable[[], Services], envelope: Envelope
 ) -> FastAPI:
     """The app of one function, holding its routes alone. `services` is called once a request needs them."""
-    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, default_response_class=JSONAnswer)
     app.state.services = services
     for route in routes:
         if route.function == function:
@@ -54,7 +55,7 @@ def application(
     async def failed(request: Request, failure: Exception) -> Response:
         return envelope(request, _as_problem(request, failure))
 
-    for kind in (Problem, RequestValidationError, HTTPException, Exception):
+    for kind in (Problem, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, failed)
     app.add_middleware(Edge, answer=envelope)
     return app
@@ -89,10 +90,10 @@ def caller_of(request: Request, owner: str) -> Caller:
     return Caller(owner, data.get("mcp_headers") or {}, data)
 
 
-def envelope(_request: Request, problem: Problem) -> JSONResponse:
+def envelope(_request: Request, problem: Problem) -> JSONAnswer:
     """A failure as the Agents API and its neighbours tell it."""
     body = agents_envelope(problem.code, problem.message, problem.extra)
-    return JSONResponse(body, status_of(problem.code), headers_of(problem))
+    return JSONAnswer(body, status_of(problem.code), headers_of(problem))
 
 
 class InvalidBody(InvalidRequest):
@@ -130,10 +131,12 @@ class Edge:
 
         try:
             await self._app(scope, _limited(receive), send_with_ids)
-        except TooLarge as problem:
+        except Exception as failure:
+            # Answered here and not raised on: the server would close a connection that the client means to use again.
             if started:
                 raise
-            await self._answer(Request(scope), problem)(scope, receive, send_with_ids)
+            request = Request(scope)
+            await self._answer(request, _as_problem(request, failure))(scope, receive, send_with_ids)
 
 
 def _limited(receive: Receive) -> Receive:

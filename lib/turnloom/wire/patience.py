@@ -7,13 +7,13 @@ spaces are sent, which JSON allows in front of a value. A failure after that can
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, TypeVar
 
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import Response, StreamingResponse
 
 from turnloom.domain.message import JSON
+from turnloom.wire.json_text import JSONAnswer, json_bytes
 
 PATIENCE_SECONDS = 45.0
 SPACE_SECONDS = 15.0
@@ -32,7 +32,7 @@ async def patiently(
     result = asyncio.ensure_future(work)
     done, _ = await asyncio.wait({result}, timeout=patience)
     if done:
-        return JSONResponse(in_time(result.result()))
+        return JSONAnswer(in_time(result.result()))
     return StreamingResponse(_spaced(result, late, pause), media_type="application/json")
 
 
@@ -40,4 +40,4 @@ async def _spaced(result: asyncio.Future[T], late: Callable[[T], JSON], pause: f
     while not result.done():
         yield b" "
         await asyncio.wait({result}, timeout=pause)
-    yield json.dumps(late(result.result())).encode()
+    yield json_bytes(late(result.result()))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
 from contextlib import suppress
 
 from turnloom.domain.message import JSON
+from turnloom.wire.json_text import json_bytes
 
 HEARTBEAT_SECONDS = 15.0
 DONE = b"data: [DONE]\n\n"
@@ -21,7 +21,7 @@ _LINE_BREAKS = str.maketrans({"\x85": "\\u0085", "\u2028": "\\u2028", "\u2029": 
 
 def frame(data: JSON, event: str | None = None) -> bytes:
     """One whole frame: the JSON on a single `data:` line, behind an `event:` line if a name is given."""
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).translate(_LINE_BREAKS)
+    text = json_bytes(data).decode().translate(_LINE_BREAKS)
     name = f"event: {event}\n" if event else ""
     return f"{name}data: {text}\n\n".encode()
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NoReturn
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import ErrorDetails
@@ -149,6 +151,12 @@ class McpTool(Body):
     authorization: str | None = None
     allowed_tools: ToolFilter | None = None
 
+    @field_validator("server_url")
+    @classmethod
+    def _is_an_address(cls, given: str) -> str:
+        urlsplit(given)
+        return given
+
     @field_validator("allowed_tools", mode="before")
     @classmethod
     def _names_alone_are_a_filter(cls, given: Any) -> Any:
@@ -197,7 +205,7 @@ class CreateBody(Body):
 def _json_object(body: bytes) -> dict[str, Any]:
     """Raises InvalidRequest for what other programs could not read either: NaN, and halves of surrogate pairs."""
     try:
-        value = json.loads(body.decode(), parse_constant=_no_json)
+        value = json.loads(body.decode(), parse_constant=_no_json, parse_float=_finite)
         if b"\\ud" in body.lower():
             json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
@@ -205,6 +213,11 @@ def _json_object(body: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InvalidRequest("The body of the request must be a JSON object.")
     return value
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _no_json(text)
 
 
 def _no_json(constant: str) -> NoReturn:

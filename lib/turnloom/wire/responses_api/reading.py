@@ -71,7 +71,7 @@ def _item(given: JSON, path: str) -> JSON:
     if kind in ("compaction", "mcp_approval_response"):
         _refuse_unread(kind, path)
     if kind not in _NEEDED:
-        return dict(given, type=kind)
+        return {**given, **_bookkeeping({**given, "id": _optional_text(given, "id", path)}, kind)}
     item = _bookkeeping(given, kind)
     for key, types in _NEEDED[kind].items():
         item[key] = _value(given, key, types, path)
@@ -79,6 +79,14 @@ def _item(given: JSON, path: str) -> JSON:
         if given.get(key) is not None:
             item[key] = _value(given, key, types, path)
     return _checked_lists(item, path)
+
+
+def _optional_text(given: Mapping[str, Any], key: str, path: str) -> str | None:
+    for name in (key, "call_id"):
+        if given.get(name) is not None:
+            _value(given, name, str, path)
+    found: str | None = given.get(key)
+    return found
 
 
 def _kind(given: Mapping[str, Any], path: str) -> str:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import aclosing
 from functools import partial
+from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import Response, StreamingResponse
 
-from turnloom.domain.errors import InvalidRequest, Problem, ServerFault
+from turnloom.domain import ids
+from turnloom.domain.errors import InvalidRequest, NotFound, Problem, ServerFault
 from turnloom.domain.event import Event, Gathered, InferenceStarted, TurnFailed, TurnStarted
 from turnloom.domain.message import JSON
 from turnloom.domain.turn import Turn
@@ -23,6 +25,7 @@ from turnloom.usecases.responses import ResponseRequest
 from turnloom.usecases.services import Services
 from turnloom.wire import sse
 from turnloom.wire.app import Home, Owner, Route, application
+from turnloom.wire.json_text import JSONAnswer
 from turnloom.wire.patience import patiently
 from turnloom.wire.problems import headers_of, responses_envelope, responses_status
 from turnloom.wire.responses_api.encode import ResponseEncoder, response_json
@@ -38,18 +41,19 @@ def responses_app(function: str, services: Callable[[], Services]) -> FastAPI:
     return application(function, ROUTES, services, envelope)
 
 
-def envelope(request: Request, problem: Problem) -> JSONResponse:
+def envelope(request: Request, problem: Problem) -> JSONAnswer:
     """A failure as the Responses API tells it."""
     alias = _is_alias(request)
     body = responses_envelope(problem.code, problem.message, problem.param, alias=alias)
-    return JSONResponse(body, responses_status(problem.code, alias=alias), headers_of(problem))
+    return JSONAnswer(body, responses_status(problem.code, alias=alias), headers_of(problem))
 
 
 async def create_openai_response(request: Request, services: Home, owner: Owner) -> Response:
     alias = _is_alias(request)
     asked = parse_create(await request.body(), alias)
     caller = Caller(owner, asked.secrets)
-    run = await responses.create_response(services, caller, ResponseRequest(asked.input, asked.settings, asked.store))
+    items = [await _resolved(services, owner, item) for item in asked.input]
+    run = await responses.create_response(services, caller, ResponseRequest(items, asked.settings, asked.store))
     if not asked.stream:
         return await patiently(
             run.settled(), lambda turn: _outcome(turn, run, alias), partial(response_json, alias=alias)
@@ -65,20 +69,20 @@ async def get_openai_response(
     response_id: str,
     services: Home,
     owner: Owner,
-    stream: bool = False,
     starting_after: str | None = None,
-    include_obfuscation: bool = True,
 ) -> Response:
     alias = _is_alias(request)
+    stream = _flag(request, "stream", default=False)
+    obfuscation = _flag(request, "include_obfuscation", default=True)
     record = await responses.get_response(services, owner, response_id)
     if not stream:
-        return JSONResponse(response_json(record.turn, alias=alias))
+        return JSONAnswer(response_json(record.turn, alias=alias))
     after = _integer("starting_after", starting_after, least=0) if starting_after is not None else -1
-    encoder = ResponseEncoder(response_id, alias=alias, obfuscation=include_obfuscation)
+    encoder = ResponseEncoder(response_id, alias=alias, obfuscation=obfuscation)
     return _stream(_frames(encoder, Followed(services.engine, record), [], alias=alias, after=after))
 
 
-async def list_openai_responses(request: Request, services: Home, owner: Owner) -> JSONResponse:
+async def list_openai_responses(request: Request, services: Home, owner: Owner) -> JSONAnswer:
     query = request.query_params
     limit = _integer("limit", query.get("limit", "50"), least=1, most=100)
     records, more = await responses.list_responses(
@@ -91,12 +95,12 @@ async def list_openai_responses(request: Request, services: Home, owner: Owner) 
     )
     alias = _is_alias(request)
     data = [{**response_json(record.turn, alias=alias), "input": input_items(record.turn)} for record in records]
-    return JSONResponse(_page(data, more))
+    return JSONAnswer(_page(data, more))
 
 
 async def list_openai_response_input_items(
     request: Request, response_id: str, services: Home, owner: Owner
-) -> JSONResponse:
+) -> JSONAnswer:
     query = request.query_params
     limit = _integer("limit", query.get("limit", "20"), least=1, most=100)
     descending = _descending(query.get("order"))
@@ -104,12 +108,12 @@ async def list_openai_response_input_items(
     items = _context_items(records, alias=_is_alias(request))
     items = items[::-1] if descending else items
     items = _cut(items, query.get("after"), query.get("before"))
-    return JSONResponse(_page(items[:limit], len(items) > limit))
+    return JSONAnswer(_page(items[:limit], len(items) > limit))
 
 
-async def delete_openai_response(response_id: str, services: Home, owner: Owner) -> JSONResponse:
+async def delete_openai_response(response_id: str, services: Home, owner: Owner) -> JSONAnswer:
     await responses.delete_response(services, owner, response_id)
-    return JSONResponse({"id": response_id, "object": "response", "deleted": True})
+    return JSONAnswer({"id": response_id, "object": "response", "deleted": True})
 
 
 def _routes(prefix: str) -> tuple[Route, ...]:
@@ -235,6 +239,31 @@ def _page(data: list[dict[str, JSON]], more: bool) -> dict[str, JSON]:
 
 
 # --- reading requests
+
+
+async def _resolved(services: Services, owner: str, item: Mapping[str, Any]) -> JSON:
+    """The item, or the stored one that it refers to. Raises NotFound naming the id."""
+    if item.get("type") != "item_reference":
+        return item
+    place = ids.item_place(item["id"])
+    try:
+        record = await responses.get_response(services, owner, place[0] if place else "")
+    except NotFound:
+        raise NotFound("item", item["id"], param="input") from None
+    found = (*input_items(record.turn), *output_items(record.turn))
+    for known in found:
+        if known["id"] == item["id"]:
+            return known
+    raise NotFound("item", item["id"], param="input")
+
+
+def _flag(request: Request, name: str, *, default: bool) -> bool:
+    given = request.query_params.get(name)
+    if given is None:
+        return default
+    if given.lower() not in ("true", "false", "1", "0"):
+        raise InvalidRequest(f"{name} is 'true' or 'false', not '{given}'", code="invalid_value", param=name)
+    return given.lower() in ("true", "1")
 
 
 def _is_alias(request: Request) -> bool:
