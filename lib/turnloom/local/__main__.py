@@ -55,7 +55,7 @@ class Part:
         except urllib.error.HTTPError as refusal:
             said = json.loads(refusal.read() or b"{}")
             if said.get("phase") == "failed":
-                raise RuntimeError(said["message"]) from None
+                raise RuntimeError(f"The {self.name} failed: {said.get('reason', 'see the lines above')}") from None
             return False, str(said.get("phase", ""))
         except (OSError, ValueError):
             return False, ""
