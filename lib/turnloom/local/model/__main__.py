@@ -8,19 +8,20 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import socket
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import uvicorn
-from starlette.applications import Starlette
 
 from turnloom.local.model.front import Front, Status
 from turnloom.local.model.llama import EngineFailed, Settings, engine
 from turnloom.local.model.weights import SMOLLM2, WeightsUnavailable, ensure
 
 DEMO_MODEL = "smollm2-135m-instruct"
+FAREWELL_SECONDS = 3.0
+"""A model that never came up says why on /health for so long: who asks now and then must hear it."""
 WAYS_OUT = """What you can do:
   - start again when the connection is back; a download begins anew
   - use any OpenAI-compatible endpoint: OPENAI_BASE_URL=http://127.0.0.1:11434/v1 make dev
@@ -36,15 +37,22 @@ class Life:
         self._folder, self._gguf = folder, gguf
 
     async def live(self) -> None:
-        """Bring the model up and keep it up; comes back only after a failure, which `status` then has."""
+        """Bring the model up and keep it up; comes back only after a failure, which `status` then tells."""
         try:
-            settings = await self._settings()
-            self.status.phase = "loading"
-            async with engine(settings) as running:
-                self.status.engine, self.status.phase = running.url, "ready"
-                raise EngineFailed(f"llama.cpp ended by itself, with code {await running.ended()}")
+            await self._run(await self._settings())
         except (WeightsUnavailable, EngineFailed) as failure:
-            self.status.phase, self.status.reason = "failed", str(failure)
+            was_ready = self.status.phase == "ready"
+            self.status.phase = "failed"
+            self.status.message = f"The embedded model failed: {failure}"
+            if not was_ready:
+                self.status.message += f"\n{WAYS_OUT}"
+                await asyncio.sleep(FAREWELL_SECONDS)
+
+    async def _run(self, settings: Settings) -> None:
+        self.status.phase = "loading"
+        async with engine(settings) as running:
+            self.status.engine, self.status.phase = running.url, "ready"
+            raise EngineFailed(f"llama.cpp ended by itself, with code {await running.ended()}")
 
     async def _settings(self) -> Settings:
         if self._gguf is None:
@@ -64,25 +72,30 @@ class Life:
             print(line, flush=True)
 
 
-def serve(life: Life, port: int) -> None:
-    """Listen at once, on loopback; until a signal, or until there is no model any more."""
+class LivingServer(uvicorn.Server):
+    """Listens at once, on loopback, while the model comes up; ends when the model does.
 
-    @asynccontextmanager
-    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
-        living = asyncio.create_task(life.live())
-        living.add_done_callback(lambda _: setattr(server, "should_exit", True))
-        yield
-        living.cancel()
+    The model ends before the open streams, which would otherwise keep the shutdown waiting.
+    """
+
+    def __init__(self, life: Life, port: int) -> None:
+        app = Front(life.status).app()
+        config = uvicorn.Config(
+            app, "127.0.0.1", port, log_level="warning", access_log=False, timeout_graceful_shutdown=1
+        )
+        super().__init__(config)
+        self._life = life
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._living = asyncio.create_task(self._life.live())
+        self._living.add_done_callback(lambda _: setattr(self, "should_exit", True))
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._living.cancel()
         with suppress(asyncio.CancelledError):
-            await living
-
-    app = Front(life.status).app(lifespan)
-    config = uvicorn.Config(
-        app, host="127.0.0.1", port=port, log_level="warning", access_log=False, timeout_graceful_shutdown=1
-    )
-    server = uvicorn.Server(config)
-    with suppress(KeyboardInterrupt):
-        server.run()
+            await self._living
+        await super().shutdown(sockets)
 
 
 def main() -> int:
@@ -92,10 +105,11 @@ def main() -> int:
     given = parser.parse_args()
     gguf = os.environ.get("TURNLOOM_GGUF")
     life = Life(given.data_dir / "models", Path(gguf) if gguf else None)
-    serve(life, given.port)
+    with suppress(KeyboardInterrupt):
+        LivingServer(life, given.port).run()
     if life.status.phase != "failed":
         return 0
-    print(f"There is no embedded model: {life.status.reason}\n{WAYS_OUT}", flush=True)
+    print(life.status.message, flush=True)
     return 1
 
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -17,7 +17,6 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
-from starlette.types import StatelessLifespan
 
 from turnloom.domain.message import JSON, Tool, ToolCall
 from turnloom.local.model import messages, tool_front
@@ -32,14 +31,17 @@ _TOOL_FIELDS = ("tools", "tool_choice", "parallel_tool_calls")
 
 @dataclass
 class Status:
-    """How far the model is; `fetched` of `total` bytes while it is fetched. `engine` is llama.cpp's address."""
+    """How far the model is; `fetched` of `total` bytes while it is fetched. `engine` is llama.cpp's address.
+
+    `message` says why it failed, and what can be done.
+    """
 
     model: str
     demo: bool
     phase: Literal["starting", "fetching", "loading", "ready", "failed"] = "starting"
     fetched: int = 0
     total: int = 0
-    reason: str = ""
+    message: str = ""
     engine: str = ""
 
     def document(self) -> JSON:
@@ -49,7 +51,7 @@ class Status:
             "model": self.model,
             "note": tool_front.NOTE if self.demo else "",
             "progress": {"fetched_bytes": self.fetched, "total_bytes": self.total},
-            "reason": self.reason,
+            "message": self.message,
         }
 
 
@@ -63,13 +65,13 @@ class Front:
         limits = httpx2.Limits(max_connections=None, max_keepalive_connections=32)
         self._client = httpx2.AsyncClient(timeout=httpx2.Timeout(None, connect=5), limits=limits, trust_env=False)
 
-    def app(self, lifespan: StatelessLifespan[Starlette] | None = None) -> Starlette:
+    def app(self) -> Starlette:
         routes = [
             Route("/health", self.health),
             Route("/v1/models", self.models),
             Route("/v1/chat/completions", self.chat, methods=["POST"]),
         ]
-        app = Starlette(routes=routes, lifespan=lifespan)
+        app = Starlette(routes=routes)
         app.add_exception_handler(Refused, _refused)
         app.add_exception_handler(404, _no_route)
         return app
@@ -84,7 +86,8 @@ class Front:
     async def chat(self, request: Request) -> Response:
         body = await _body(request)
         if self._status.phase != "ready":
-            raise Refused(503, problem(f"The embedded model is {self._status.phase}.", "server_error", "model_loading"))
+            message = f"The embedded model is not ready: {self._status.phase}."
+            raise Refused(503, problem(message, "server_error", "model_loading"))
         if not body.get("stream"):
             return JSONResponse(await self._whole(body))
         beginning = asyncio.create_task(self._begin(body))
@@ -100,15 +103,14 @@ class Front:
         answer = await self._decide(body)
         if isinstance(answer, Called):
             return answer.whole()
-        return await _fitting(self._ask, answer) if self._status.demo else await self._ask(answer)
+        return await self._fitting(self._ask, answer)
 
     async def _begin(self, body: JSON) -> AsyncGenerator[bytes]:
         """The frames of the answer; by then it is sure that the engine takes the request."""
         answer = await self._decide(body)
         if isinstance(answer, Called):
             return _each(answer, bool((body.get("stream_options") or {}).get("include_usage")))
-        response = await _fitting(self._open, answer) if self._status.demo else await self._open(answer)
-        return _pieces(response)
+        return _pieces(await self._fitting(self._send, answer))
 
     async def _stream(self, beginning: asyncio.Task[AsyncGenerator[bytes]]) -> AsyncIterator[bytes]:
         try:
@@ -156,46 +158,49 @@ class Front:
 
     # --- the engine
 
+    async def _fitting(self, send: Callable[[JSON], Awaitable[_T]], body: JSON) -> _T:
+        """Send the request; for the demo model without older messages, as far as its small context demands it."""
+        while True:
+            try:
+                return await send(body)
+            except Refused as refusal:
+                shorter = messages.shortened(body["messages"]) if self._status.demo else None
+                if refusal.kind != "exceed_context_size_error" or shorter is None:
+                    raise
+                body = {**body, "messages": shorter}
+
     async def _ask(self, body: JSON) -> JSON:
         response = await self._send({**body, "stream": False})
-        await response.aread()
+        with _unbroken():
+            await response.aread()
         return response.json()
-
-    async def _open(self, body: JSON) -> httpx2.Response:
-        return await self._send(body)
 
     async def _send(self, body: JSON) -> httpx2.Response:
         """The engine's answer, not yet read. Raises Refused for any status but 200, and if the engine is gone."""
         request = self._client.build_request("POST", f"{self._status.engine}/v1/chat/completions", json=body)
-        try:
+        with _unbroken():
             response = await self._client.send(request, stream=True)
             if response.status_code == 200:
                 return response
             await response.aread()
-        except httpx2.TransportError as failure:
-            raise Refused(502, problem(f"The embedded model broke off: {failure}", "server_error")) from failure
         raise Refused(response.status_code, _document(response))
 
 
-async def _fitting(send: Callable[[JSON], Awaitable[_T]], body: JSON) -> _T:
-    """Send the request, with older messages left out as far as the model's small context demands it."""
-    while True:
-        try:
-            return await send(body)
-        except Refused as refusal:
-            shorter = messages.shortened(body["messages"])
-            if refusal.kind != "exceed_context_size_error" or shorter is None:
-                raise
-            body = {**body, "messages": shorter}
+@contextmanager
+def _unbroken() -> Iterator[None]:
+    """What the engine leaves unfinished is refused."""
+    try:
+        yield
+    except httpx2.TransportError as failure:
+        raise Refused(502, problem(f"The embedded model broke off: {failure}", "server_error")) from failure
 
 
 async def _pieces(response: httpx2.Response) -> AsyncGenerator[bytes]:
-    """The engine's stream as it comes. It ends with an error frame if the engine does before its time."""
+    """The engine's stream as it comes. Raises Refused if the engine ends before its time."""
     try:
-        async for piece in response.aiter_raw():
-            yield piece
-    except httpx2.TransportError as failure:
-        yield frame(problem(f"The embedded model broke off: {failure}", "server_error"))
+        with _unbroken():
+            async for piece in response.aiter_raw():
+                yield piece
     finally:
         await response.aclose()
 

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 
 from turnloom.domain.message import JSON
 
+ASSISTANT = "You are a helpful assistant."
+"""The instructions of who has none: with those of its own template the model raves."""
+
 RESULT_CHARACTERS = 400
 """How much of a tool's result stays in the history once it has been answered: the context is small."""
 
@@ -23,6 +26,8 @@ def without_tools(messages: Sequence[JSON]) -> list[JSON]:
     """
     names = _names(messages)
     told: list[JSON] = []
+    if not instructions(messages):
+        told.append({"role": "system", "content": ASSISTANT})
     for message in plain(messages):
         match message["role"]:
             case "tool":
@@ -78,10 +83,11 @@ def text(content: JSON) -> str:
 def shown(result: str) -> str:
     """A tool's result on one line, JSON as `key: value, ...`, which small models quote better than brackets."""
     try:
-        value = json.loads(result)
+        # Numbers stay as they were written.
+        value = json.loads(result, parse_float=str, parse_int=str)
     except ValueError:
         value = result
-    return " ".join(_leaves(value).split())
+    return " ".join((_leaves(value) if isinstance(value, dict | list) else result).split())
 
 
 def _plain(message: JSON) -> JSON:

