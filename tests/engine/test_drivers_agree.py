@@ -130,7 +130,8 @@ def normal(record: Record) -> list[str]:
     lines = []
     for event in timeless(record.events):
         text = str(event)
-        for identifier, name in names.items():
+        # The longest first: one id may be the beginning of another.
+        for identifier, name in sorted(names.items(), key=lambda pair: -len(pair[0])):
             text = text.replace(identifier, name)
         lines.append(text)
     return _runs_sorted(lines)

@@ -72,7 +72,8 @@ class Engine:
     async def _answer(self, request: Request) -> Response:
         self.bodies.append(await request.json())
         answer = self.rule(self.bodies[-1])
-        return await answer if asyncio.iscoroutine(answer) else answer
+        response: Response = await answer if asyncio.iscoroutine(answer) else answer
+        return response
 
 
 @pytest.fixture
@@ -314,6 +315,14 @@ async def test_until_the_model_is_ready_its_phase_and_progress_are_told(url: str
     answer = await chat(url, HELLO)
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "model_loading")
     assert "retry-after" in answer.headers
+
+
+async def test_a_model_that_failed_says_why_to_its_supervisor(url: str, status: Status) -> None:
+    status.phase, status.reason = "failed", "the line is dead"
+    async with httpx2.AsyncClient() as client:
+        health = await client.get(f"{url}/health")
+    assert health.status_code == 503
+    assert (health.json()["phase"], health.json()["reason"]) == ("failed", "the line is dead")
 
 
 async def test_a_ready_demo_model_says_what_it_is(url: str) -> None:

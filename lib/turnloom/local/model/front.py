@@ -33,7 +33,7 @@ _TOOL_FIELDS = ("tools", "tool_choice", "parallel_tool_calls")
 class Status:
     """How far the model is; `fetched` of `total` bytes while it is fetched. `engine` is llama.cpp's address.
 
-    `message` says why it failed, and what can be done.
+    `reason` says why it failed, and what can be done.
     """
 
     model: str
@@ -41,7 +41,7 @@ class Status:
     phase: Literal["starting", "fetching", "loading", "ready", "failed"] = "starting"
     fetched: int = 0
     total: int = 0
-    message: str = ""
+    reason: str = ""
     engine: str = ""
 
     def document(self) -> JSON:
@@ -51,7 +51,7 @@ class Status:
             "model": self.model,
             "note": tool_front.NOTE if self.demo else "",
             "progress": {"fetched_bytes": self.fetched, "total_bytes": self.total},
-            "message": self.message,
+            "reason": self.reason,
         }
 
 
