@@ -468,3 +468,32 @@ def test_deleting_an_agent_leaves_nothing_of_it(api: Agents) -> None:
     assert left == []
     api.house.clock.advance(3700)
     assert api.http.delete(agent).status_code == 404
+
+
+@pytest.mark.parametrize("content", [b'"\\ud800"', b"NaN", b"1e999"])
+def test_a_body_that_could_not_be_stored_is_refused(api: Agents, content: bytes) -> None:
+    agent = api.agent()
+    body = b'{"session_name": "s", "more": ' + content + b"}"
+    answer = api.http.post(f"/v1/agents/{agent}/session", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == 400, answer.text
+    assert api.http.get(f"/v1/agents/{agent}/sessions").json()["data"] == []
+
+
+def test_headers_for_tool_servers_must_be_headers(api: Agents) -> None:
+    session = api.talk()
+    for given in ('{"mcp_headers": "x"}', '{"mcp_headers": {"http://x": {"a": 1}}}', "[]", "{"):
+        headers = {"x-llamastack-provider-data": given}
+        answer = api.http.post(
+            f"{session}/turn", json={"messages": [{"role": "user", "content": "q"}]}, headers=headers
+        )
+        assert answer.status_code == 400, given
+
+
+def test_reading_an_abandoned_turn_ends_with_a_frame_that_says_so(api: Agents) -> None:
+    api.house.model.calls(("lookup", {}))
+    api.house.model.says("new")
+    session = api.talk(client_tools=[LOOKUP])
+    waiting = last_turn(api.stream(session))
+    api.stream(session)
+    told = frames(api.resume(session, waiting["turn_id"], [], stream=True))
+    assert told[-1]["error"]["code"] == "turn_abandoned"

@@ -104,7 +104,8 @@ class Run:
 
     async def _tell_what_others_make_of_it(self) -> None:
         """Follow the log, unless the reader has been told of things that never got there: it must read again."""
-        if self._journal.ahead:
+        gone = isinstance(self._store, Turns) and await self._store.peek(self.record.place) is None
+        if self._journal.ahead and not gone:
             message = "Another driver took the turn over; read on from the last frame you have."
             self._told.put_nowait(ServerFault(message, code="turn_taken_over"))
         else:

@@ -20,7 +20,7 @@ def agent_spec(config: Mapping[str, Any], settings: Mapping[str, Any], groups: G
 
     Raises InvalidRequest: unknown_toolgroup, unknown_tool, duplicate_tool, unknown_shield.
     """
-    tool_config = settings.get("tool_config") or config["tool_config"]
+    tool_config = settings["tool_config"] if "tool_config" in settings else config["tool_config"]
     tools = _client_tools(config["client_tools"]) + group_tools(
         [*config["toolgroups"], *(settings.get("toolgroups") or [])], groups
     )

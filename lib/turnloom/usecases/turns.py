@@ -266,7 +266,8 @@ async def _reopen(services: Services, record: Record, responses: Sequence[JSON])
     turn, place = record.turn, record.place
     seen = turn.answered_calls | {call.call_id for inference in turn.inferences for call in inference.calls}
     reopened = {r["call_id"] for step in turn.steps if isinstance(step, ClientRun) for r in step.responses}
-    if turn.open_calls or (seen | reopened) & {response["call_id"] for response in responses}:
+    given = {response["call_id"] for response in responses}
+    if turn.open_calls or len(given) < len(responses) or (seen | reopened) & given:
         raise _not_awaiting(record)
     newest = (await services.turns.thread(place.owner, place.thread, newest_first=True, limit=1))[0]
     if newest.turn.id != turn.id:

@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 import logging
 import uuid
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
+from fastapi.routing import APIRoute
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -46,11 +47,19 @@ def application(
     function: str, routes: Iterable[Route], services: Callable[[], Services], envelope: Envelope
 ) -> FastAPI:
     """The app of one function, holding its routes alone. `services` is called once a request needs them."""
-    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, default_response_class=JSONAnswer)
+    app = FastAPI(
+        openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False, default_response_class=JSONAnswer
+    )
     app.state.services = services
     for route in routes:
         if route.function == function:
-            app.add_api_route(route.path, route.endpoint, methods=[route.method], response_model=None)
+            app.router.add_api_route(
+                route.path,
+                route.endpoint,
+                methods=[route.method],
+                response_model=None,
+                route_class_override=StrictRoute,
+            )
 
     async def failed(request: Request, failure: Exception) -> Response:
         return envelope(request, _as_problem(request, failure))
@@ -87,13 +96,45 @@ def caller_of(request: Request, owner: str) -> Caller:
         raise InvalidRequest("The header X-LlamaStack-Provider-Data is not JSON") from None
     if not isinstance(data, dict):
         raise InvalidRequest("The header X-LlamaStack-Provider-Data is not a JSON object")
-    return Caller(owner, data.get("mcp_headers") or {}, data)
+    headers = data.get("mcp_headers") or {}
+    if not isinstance(headers, dict) or not all(_are_headers(given) for given in headers.values()):
+        raise InvalidRequest("mcp_headers in X-LlamaStack-Provider-Data maps addresses to objects of header texts")
+    return Caller(owner, headers, data)
+
+
+def _are_headers(given: object) -> bool:
+    return isinstance(given, dict) and all(isinstance(value, str) for value in given.values())
 
 
 def envelope(_request: Request, problem: Problem) -> JSONAnswer:
     """A failure as the Agents API and its neighbours tell it."""
     body = agents_envelope(problem.code, problem.message, problem.extra)
     return JSONAnswer(body, status_of(problem.code), headers_of(problem))
+
+
+class StrictRequest(Request):
+    """A request whose JSON can be stored and sent on: no NaN or infinity, no halves of surrogate pairs."""
+
+    async def json(self) -> Any:
+        body = await self.body()
+        value = json.loads(body)
+        try:
+            json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+        except ValueError:
+            raise InvalidRequest(
+                "The body of the request is not valid JSON: it has a number or character that is none."
+            ) from None
+        return value
+
+
+class StrictRoute(APIRoute):
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def strictly(request: Request) -> Response:
+            return await handle(StrictRequest(request.scope, request.receive))
+
+        return strictly
 
 
 class InvalidBody(InvalidRequest):

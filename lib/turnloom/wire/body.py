@@ -12,4 +12,4 @@ JSONObject = dict[str, Any]
 class Body(BaseModel):
     """A JSON object whose unknown fields are ignored: newer clients may send more."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)

@@ -31,6 +31,7 @@ _STATUS: dict[str, int] = {
     "session_busy": 409,
     "turn_not_awaiting_input": 409,
     "turn_cancelled": 409,
+    "turn_abandoned": 409,
     "turn_taken_over": 409,
     "previous_response_in_progress": 409,
     "payload_too_large": 413,

@@ -96,7 +96,9 @@ class AgentsEncoder:
                 return [self._error(event.code, event.message)]
             case TurnCancelled():
                 return [self._error("turn_cancelled", "The turn was cancelled.")]
-            case CallStarted() | ToolsListed() | Gathered() | TakenOver() | TurnAbandoned():
+            case TurnAbandoned():
+                return [self._error("turn_abandoned", "A newer turn of the session took this one's place.")]
+            case CallStarted() | ToolsListed() | Gathered() | TakenOver():
                 return []
             case _:
                 assert_never(event)

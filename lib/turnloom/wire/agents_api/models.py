@@ -137,7 +137,7 @@ class AgentConfig(Body):
     tool_choice: str | None = None
     tool_prompt_format: Literal["json", "function_tag", "python_list"] | None = None
     tool_config: Annotated[ToolConfig, _default_if_null({})] = ToolConfig()
-    max_infer_iters: Annotated[int, Field(ge=1)] | None = 10
+    max_infer_iters: Annotated[int, Field(ge=1, strict=True)] | None = 10
     enable_session_persistence: Annotated[bool, _default_if_null(False)] = False
     response_format: JsonSchemaFormat | None = None
 

@@ -101,7 +101,9 @@ async def create_agent_turn(
     request: Request, agent_id: str, session_id: str, body: CreateTurn, services: Home, owner: Owner
 ) -> Response:
     given = body.model_dump(exclude_unset=True)
-    settings = {name: given[name] for name in ("documents", "toolgroups", "tool_config") if given.get(name)}
+    settings = {name: given[name] for name in ("documents", "toolgroups") if given.get(name)}
+    if body.tool_config is not None:
+        settings["tool_config"] = body.tool_config.model_dump()
     asked = TurnRequest(
         messages=given["messages"],
         settings=settings,
