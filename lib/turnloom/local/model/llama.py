@@ -109,7 +109,7 @@ def main() -> None:
     params.n_threads_http = 64
     # Errors only.
     params.verbosity = 1
-    params.cache_ram_mib = 128
+    params.cache_ram_mib = 64
     params.ui = False
     try:
         server = xllamacpp.Server(params)
