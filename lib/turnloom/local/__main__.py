@@ -164,7 +164,8 @@ def _welcome(env: dict[str, str], host: str, port: int) -> None:
     address = f"http://{_reachable(host)}:{port}"
     model = env.get("TURNLOOM_MODEL") or _first_model(env) or "<model>"
     embedded = "TURNLOOM_EMBEDDED" in env
-    note = " (embedded demo model; tool choice is a heuristic)" if embedded else f" at {env.get('OPENAI_BASE_URL')}"
+    demo = "" if env.get("TURNLOOM_GGUF") else " demo model; tool choice is a heuristic"
+    note = f" (embedded{demo})" if embedded else f" at {env.get('OPENAI_BASE_URL')}"
     print(f"\nTurnloom is at {address}")
     print(f"  model     {model}{note}")
     print(f"  state     {env['TURNLOOM_DATA_DIR']}")
