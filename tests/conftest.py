@@ -11,8 +11,10 @@ import pytest
 from turnloom.adapters.blobs import FolderBlobs
 from turnloom.adapters.sqlite import SqliteDatabase
 from turnloom.engine.engine import Engine, Pace
-from turnloom.engine.perform import World
+from turnloom.engine.scene import World
 from turnloom.store.agents import Agents, Sessions
+from turnloom.store.claims import Claims
+from turnloom.store.conversations import Conversations
 from turnloom.store.disposal import Disposal
 from turnloom.store.registry import Registry
 from turnloom.store.turns import Turns
@@ -71,6 +73,8 @@ def build_house(folder: Path, **functions: Callable[..., object]) -> House:
         sessions=Sessions(database.table("sessions")),
         registry=registry,
         disposal=Disposal(database.table("registry")),
+        conversations=Conversations(database.table("registry")),
+        claims=Claims(database.table("registry")),
         turns=stores["agents"],
         responses=stores["responses"],
         engine=engine,

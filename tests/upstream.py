@@ -7,7 +7,7 @@
         model = OpenAIModel(upstream.url, "key")
 
 Answers are given in the order in which they were scripted; with `upstream.answer` set, that function finds the answer
-to each request instead, which is what concurrent requests need.
+to each request instead, which is what concurrent requests need. `upstream.beside` has functions for other paths.
 """
 
 from __future__ import annotations
@@ -65,7 +65,14 @@ class BreakOff:
     """The connection is closed here, in the middle of the body."""
 
 
-Part = dict[str, Json] | str | Gate | BreakOff
+@dataclass(frozen=True)
+class Pause:
+    """The answer takes its time here: for load that has to last a while, not for anything that waits on an event."""
+
+    seconds: float
+
+
+Part = dict[str, Json] | str | Gate | Pause | BreakOff
 """A piece of an answer: a chunk as JSON, a piece of text that is sent as it stands, or something that happens."""
 
 
@@ -172,6 +179,7 @@ class ScriptedUpstream:
         self._script: deque[Answer] = deque()
         self.models: Answer | list[str] = self._names
         self.answer: Callable[[Received], Answer] | None = None
+        self.beside: dict[str, Callable[[Received], Answer]] = {}
         self.requests: list[Received] = []
 
     @property
@@ -223,6 +231,8 @@ class ScriptedUpstream:
     def _answer_to(self, request: Received) -> Answer:
         if request.path.endswith("/models"):
             return self.models if isinstance(self.models, Answer) else _listing(self.models)
+        if request.path in self.beside:
+            return self.beside[request.path](request)
         if not request.path.endswith("/chat/completions"):
             return fail(404, f"no such path: {request.path}")
         if self.answer is not None:
@@ -241,8 +251,11 @@ class ScriptedUpstream:
         request.answered.set()
         await send({"type": "http.response.body"})
 
-    async def _bytes(self, part: dict[str, Json] | str | Gate, request: Received) -> bytes:
+    async def _bytes(self, part: dict[str, Json] | str | Gate | Pause, request: Received) -> bytes:
         match part:
+            case Pause():
+                await asyncio.sleep(part.seconds)
+                return b""
             case Gate():
                 self._gates.append(part)
                 part.reached.set()

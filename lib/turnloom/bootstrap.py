@@ -16,11 +16,13 @@ from turnloom.adapters.shields import NoShields
 from turnloom.adapters.stepfunctions import StepFunctions
 from turnloom.adapters.tools import ToolRunners
 from turnloom.adapters.tools.builtin import BUILTIN_GROUPS
-from turnloom.adapters.vault import FernetVault, key_from, key_in_file
+from turnloom.adapters.vault import SivVault, secret_in_file
 from turnloom.engine.engine import Brief, Engine, Pace
-from turnloom.engine.perform import World
+from turnloom.engine.scene import World
 from turnloom.ports import Blobs, Table
 from turnloom.store.agents import Agents, Sessions
+from turnloom.store.claims import Claims
+from turnloom.store.conversations import Conversations
 from turnloom.store.disposal import Disposal
 from turnloom.store.registry import Registry
 from turnloom.store.turns import Record, Turns
@@ -71,16 +73,19 @@ def build(env: dict[str, str]) -> Services:
         sessions=Sessions(table("sessions")),
         registry=Registry(table("registry")),
         disposal=Disposal(table("registry")),
+        conversations=Conversations(table("registry")),
+        claims=Claims(table("registry")),
         turns=stores["agents"],
         responses=stores["responses"],
         engine=engine,
         clock=engine.world.clock,
         entropy=random_bits,
-        vault=FernetVault(_seal_key(env, folder)),
+        vault=SivVault(_seal_secret(env, folder)),
         builtin_groups=BUILTIN_GROUPS,
         limits=Limits(
             inferences=int(env.get("TURNLOOM_MAX_INFER_ITERS", "50")),
             session_days=int(env.get("TURNLOOM_SESSION_DAYS", "30")),
+            retention_days=int(days) if (days := env.get("TURNLOOM_RETENTION_DAYS")) else None,
         ),
     )
     return made
@@ -111,7 +116,12 @@ def _aws_storage(env: dict[str, str], folder: Path) -> tuple[Callable[[str], Tab
 def _world(env: dict[str, str], local: bool) -> World:
     clock = SystemClock()
     guard = Guard(allow_loopback=local, allow_hosts=frozenset(filter(None, env.get("TURNLOOM_HOSTS", "").split(","))))
-    model = OpenAIModel(env.get("OPENAI_BASE_URL") or "https://api.openai.com/v1", _upstream_key(env))
+    model = OpenAIModel(
+        env.get("OPENAI_BASE_URL") or "https://api.openai.com/v1",
+        _upstream_key(env),
+        takes_files={"yes": True, "no": False}.get(env.get("TURNLOOM_UPSTREAM_FILES", "")),
+        sends_reasoning=env.get("TURNLOOM_UPSTREAM_REASONING") == "yes",
+    )
     return World(model, ToolRunners(guard, clock), NoShields(), DocumentRetriever(guard), clock)
 
 
@@ -124,9 +134,9 @@ def _upstream_key(env: dict[str, str]) -> Callable[[], str]:
     return key
 
 
-def _seal_key(env: dict[str, str], folder: Path) -> Callable[[], bytes]:
-    secret = env.get("TURNLOOM_SEAL_SECRET")
-    return (lambda: key_from(_secret(secret))) if secret else lambda: key_in_file(folder / "seal.key")
+def _seal_secret(env: dict[str, str], folder: Path) -> Callable[[], bytes]:
+    name = env.get("TURNLOOM_SEAL_SECRET")
+    return (lambda: _secret(name)) if name else lambda: secret_in_file(folder / "seal.key")
 
 
 def _secret(name: str) -> bytes:

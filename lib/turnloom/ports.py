@@ -104,7 +104,11 @@ class Blobs(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ModelRequest:
-    """One chat-completions call. `tool_choice` is None (not sent), `required`, or the name of a tool in `tools`."""
+    """One chat-completions call. `tool_choice` is None (not sent), `required`, or the name of a tool in `tools`.
+
+    `patience` is the longest wait, in seconds, that the endpoint may wish for (Retry-After) before the error goes to
+    the caller at once.
+    """
 
     model: str
     messages: tuple[Message, ...]
@@ -114,6 +118,7 @@ class ModelRequest:
     response_format: Mapping[str, JSON] | None = None
     parallel_calls: bool = True
     max_tokens: int | None = None
+    patience: float = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +166,13 @@ class Model(Protocol):
 
         Raises an UpstreamError: connection errors, 429 and 5xx only after retries, and never a retry once a chunk is
         out; UpstreamBroken when the stream ends without a finish reason. Closing the iterator ends the upstream call.
+        """
+        ...
+
+    async def count(self, request: ModelRequest) -> int | None:
+        """How many tokens the endpoint would read for this request; None where it has no way to tell.
+
+        Never a billable call, and never an error.
         """
         ...
 
@@ -230,6 +242,18 @@ class Shields(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class FetchedFile:
+    """What lies at an address, its media type in lower case (`application/octet-stream` when untold), and its name.
+
+    A text is in UTF-8, whatever it was. The name, "" if there is none, has no folders and no control characters.
+    """
+
+    content: bytes
+    media_type: str
+    filename: str
+
+
 class Retriever(Protocol):
     def check(self, content: JSON, mime_type: str) -> None:
         """Refuse, without reading it, a document of a kind, size or address that is not taken (InvalidRequest)."""
@@ -237,6 +261,14 @@ class Retriever(Protocol):
 
     async def document(self, content: JSON, mime_type: str) -> str:
         """The text of a document, inline or by address; raises InvalidRequest (`document_rejected`)."""
+        ...
+
+    async def file(self, url: str) -> FetchedFile:
+        """The file at an https address, of at most 20 MiB; raises InvalidRequest (`invalid_value`)."""
+        ...
+
+    async def pdf_text(self, content: bytes) -> str:
+        """The text in a PDF, of at most 1 MiB, never blank; raises InvalidRequest (`unsupported_file`)."""
         ...
 
 
@@ -255,12 +287,20 @@ class Orchestrator(Protocol):
         ...
 
 
+class Unreadable(Exception):
+    """The text was not sealed here for this context."""
+
+
 class Vault(Protocol):
-    """Seals what must not be readable at rest."""
+    """Seals what must not be readable at rest, or by the client that is handed it to bring it back."""
 
-    def seal(self, secret: bytes) -> str: ...
+    def seal(self, secret: bytes, context: str) -> str:
+        """Text in the URL-safe base64 alphabet, the same for the same secret and context: sealed text is replayed."""
+        ...
 
-    def unseal(self, sealed: str) -> bytes: ...
+    def unseal(self, sealed: str, context: str) -> bytes:
+        """What was sealed for this context; raises Unreadable."""
+        ...
 
 
 class Clock(Protocol):

@@ -9,6 +9,7 @@ model.breaks_after("Hel")          # fails in the middle of a stream
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import suppress
@@ -22,6 +23,7 @@ from turnloom.engine.engine import Engine
 from turnloom.ports import (
     CallChunk,
     Chunk,
+    FetchedFile,
     Finished,
     ModelInfo,
     ModelRequest,
@@ -30,6 +32,7 @@ from turnloom.ports import (
     ToolError,
     ToolResult,
     ToolScope,
+    Unreadable,
     Violation,
 )
 
@@ -40,12 +43,14 @@ USAGE = Usage(10, 5)
 class ScriptedModel:
     """Gives the scripted answers in order, or what `rule` makes of a request; keeps the requests it got.
 
-    In a scripted answer an exception is raised where it stands, and an event is waited for.
+    In a scripted answer an exception is raised where it stands, and an event is waited for. Requests are counted by
+    `tokens`, which at first has no way to tell.
     """
 
     def __init__(self, rule: Callable[[ModelRequest], Answer] | None = None) -> None:
         self.requests: list[ModelRequest] = []
         self.closed = 0
+        self.tokens: Callable[[ModelRequest], int | None] = lambda request: None
         self._rule = rule
         self._answers: list[Answer] = []
 
@@ -77,6 +82,9 @@ class ScriptedModel:
                         yield part
         finally:
             self.closed += 1
+
+    async def count(self, request: ModelRequest) -> int | None:
+        return self.tokens(request)
 
     async def models(self) -> list[ModelInfo]:
         return [ModelInfo("scripted")]
@@ -162,8 +170,15 @@ class FakeShields:
         return Violation("error", "I can't talk about that.") if any(word in text for word in self.forbidden) else None
 
 
+@dataclass
 class InlineDocuments:
-    """Takes documents whose content is their text."""
+    """Takes documents whose content is their text, and PDFs that are nothing but a header and text behind it.
+
+    `files` is what lies at which address; `fetched` are the addresses that were asked for.
+    """
+
+    files: dict[str, FetchedFile] = field(default_factory=dict)
+    fetched: list[str] = field(default_factory=list)
 
     def check(self, content: JSON, mime_type: str) -> None:
         if not isinstance(content, str):
@@ -172,15 +187,33 @@ class InlineDocuments:
     async def document(self, content: JSON, mime_type: str) -> str:
         return str(content)
 
+    async def file(self, url: str) -> FetchedFile:
+        self.fetched.append(url)
+        if url not in self.files:
+            raise InvalidRequest("nothing lies there", code="invalid_value")
+        return self.files[url]
+
+    async def pdf_text(self, content: bytes) -> str:
+        text = content.removeprefix(b"%PDF-").decode()
+        if not text:
+            raise InvalidRequest("no text", code="unsupported_file")
+        return text
+
 
 class PlainVault:
-    """Seals nothing; what it is given can be read by anyone."""
+    """Seals nothing, anyone can read or make its texts; but it holds callers to the context, as a real one does."""
 
-    def seal(self, secret: bytes) -> str:
-        return secret.decode()
+    def seal(self, secret: bytes, context: str) -> str:
+        return base64.urlsafe_b64encode(json.dumps([context, secret.decode()]).encode()).decode()
 
-    def unseal(self, sealed: str) -> bytes:
-        return sealed.encode()
+    def unseal(self, sealed: str, context: str) -> bytes:
+        try:
+            sealed_for, secret = json.loads(base64.urlsafe_b64decode(sealed))
+        except (TypeError, ValueError) as error:
+            raise Unreadable("nothing that was sealed here") from error
+        if sealed_for != context:
+            raise Unreadable("sealed for another context")
+        return str(secret).encode()
 
 
 class SteppedOrchestrator:

@@ -208,6 +208,7 @@ class Site:
                 Route("/hops/{n:int}", self.hops),
                 Route("/large", self.large),
                 Route("/slow", self.slow),
+                Route("/named", self.named),
             ]
         )
 
@@ -230,6 +231,9 @@ class Site:
         await self.gate.wait(None)
         return PlainTextResponse("too late")
 
+    async def named(self, _: Request) -> Response:
+        return PlainTextResponse("a page", headers={"content-disposition": 'attachment; filename="a.txt"'})
+
 
 @pytest.fixture
 def site() -> Site:
@@ -247,6 +251,12 @@ async def test_what_lies_at_an_address_is_fetched(url: str) -> None:
     fetched = await Guard(allow_loopback=True).fetch(f"{url}/page")
     assert (fetched.content, fetched.content_type) == (b"a page", "text/plain; charset=utf-8")
     assert fetched.url == f"{url}/page"
+
+
+async def test_the_disposition_is_told_where_there_is_one(url: str) -> None:
+    guard = Guard(allow_loopback=True)
+    assert (await guard.fetch(f"{url}/named")).disposition == 'attachment; filename="a.txt"'
+    assert (await guard.fetch(f"{url}/page")).disposition == ""
 
 
 async def test_a_name_is_resolved_once_and_that_address_is_connected_to(site: Site, url: str) -> None:

@@ -12,6 +12,7 @@ import sys
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
@@ -20,6 +21,8 @@ import pytest
 from tests.upstream import Answer, BreakOff, Gate, Received, ScriptedUpstream, delta, fail, say, send
 
 from turnloom.adapters.openai_model import OpenAIModel
+from turnloom.adapters.openai_model.connections import Connections
+from turnloom.adapters.openai_model.tokenizer import Tokenizer
 from turnloom.domain.errors import (
     UpstreamBroken,
     UpstreamError,
@@ -196,20 +199,44 @@ async def test_calls_without_text_have_null_content_and_an_empty_answer_an_empty
     assert [message["content"] for message in shown] == [None, ""]
 
 
-async def test_parts_become_an_array_of_text_image_and_file(model, upstream):
+async def test_parts_become_an_array_of_text_image_and_file(build, upstream):
     parts = (
         TextPart("What is this?"),
         ImagePart("https://example.com/a.png"),
         ImagePart("data:image/png;base64,AA==", "high"),
         FilePart("data:application/pdf;base64,AA==", "a.pdf"),
     )
-    shown = await messages_sent(model, upstream, UserMessage(parts))
+    shown = await messages_sent(build(takes_files=True), upstream, UserMessage(parts))
     assert shown[0]["content"] == [
         {"type": "text", "text": "What is this?"},
         {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}},
         {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA==", "detail": "high"}},
         {"type": "file", "file": {"filename": "a.pdf", "file_data": "data:application/pdf;base64,AA=="}},
     ]
+
+
+@pytest.mark.parametrize("message", [UserMessage, SystemMessage])
+async def test_a_file_for_an_endpoint_that_takes_none_is_refused_before_any_call(model, upstream, message):
+    pdf = FilePart("data:application/pdf;base64,AA==", "a.pdf")
+    error = await failure(model, ModelRequest("test-model", (message((TextPart("Read this."), pdf)),)))
+    assert (type(error), error.code) == (UpstreamRejected, "unsupported_file")
+    assert upstream.requests == []
+
+
+@pytest.mark.parametrize(
+    ("url", "told", "takes"),
+    [
+        ("https://api.openai.com/v1", None, True),
+        ("https://API.OpenAI.com", None, True),
+        ("https://api.openai.com/v1", False, False),
+        ("https://example.com/api.openai.com/v1", None, False),
+        ("https://api.openai.com.example.com/v1", None, False),
+        ("http://127.0.0.1:8000/v1", None, False),
+        ("http://127.0.0.1:8000/v1", True, True),
+    ],
+)
+def test_only_the_endpoint_of_openai_takes_files_unless_told(url, told, takes):
+    assert OpenAIModel(url, KEY, takes_files=told).takes_files is takes
 
 
 async def test_earlier_reasoning_is_shown_to_endpoints_that_want_it(build, upstream):
@@ -279,6 +306,129 @@ async def test_a_refusal_that_only_quotes_stream_options_does_not_give_up_usage(
     assert (await failure(model)).code == "upstream_rejected"
     upstream.answer = lambda request: say("Hi", usage={"prompt_tokens": 3, "completion_tokens": 1})
     assert (await answer(model))[-1] == Finished("stop", Usage(3, 1))
+
+
+# --- answers by a schema
+
+SCHEMA = {"type": "object", "properties": {"größe": {"type": "number"}}}
+FORMAT = {"type": "json_schema", "json_schema": {"name": "size", "schema": SCHEMA, "description": "How big."}}
+BY_SCHEMA = ModelRequest("test-model", (SystemMessage("Be brief."), UserMessage("How big?")), response_format=FORMAT)
+REFUSALS = {
+    "DeepSeek": fail(400, "This response_format type is unavailable now"),
+    "OpenAI": fail(400, "Invalid parameter: 'response_format' of type 'json_schema' is not supported."),
+    "Groq": fail(400, "This model does not support response format `json_schema`."),
+    "a validator": fail(
+        422, {"detail": [{"loc": ["body", "response_format", "type"], "msg": "Input should be 'text'"}]}
+    ),
+}
+
+
+def formats(upstream: ScriptedUpstream) -> list[str | None]:
+    return [body.get("response_format", {}).get("type") for body in upstream.bodies]
+
+
+def takes(*kinds: str | None, refusal: Answer = REFUSALS["DeepSeek"]) -> Callable[[Received], Answer]:
+    """An endpoint that refuses every `response_format` but these."""
+    return lambda request: say("{}") if request.body.get("response_format", {}).get("type") in kinds else refusal
+
+
+@pytest.mark.parametrize("refusal", REFUSALS.values(), ids=REFUSALS.keys())
+async def test_a_model_that_refuses_a_schema_is_asked_in_json_mode_from_then_on(model, upstream, refusal):
+    upstream.answer = takes("json_object", refusal=refusal)
+    assert text(await answer(model, BY_SCHEMA)) == text(await answer(model, BY_SCHEMA)) == "{}"
+    assert formats(upstream) == ["json_schema", "json_object", "json_object"]
+    assert upstream.bodies[1] == upstream.bodies[2]
+    assert upstream.bodies[1]["response_format"] == {"type": "json_object"}
+
+
+async def test_in_json_mode_the_schema_stands_behind_the_first_system_message(model, upstream):
+    upstream.answer = takes("json_object")
+    await answer(model, BY_SCHEMA)
+    first, told, user = upstream.bodies[-1]["messages"]
+    assert (first["content"], told["role"], user["role"]) == ("Be brief.", "system", "user")
+    assert json.dumps(SCHEMA, ensure_ascii=False) in told["content"]
+    assert "How big." in told["content"]
+    assert "JSON" in told["content"]
+
+
+async def test_without_a_system_message_the_schema_comes_first(model, upstream):
+    upstream.answer = takes("json_object")
+    await answer(model, replace(BY_SCHEMA, messages=(UserMessage("How big?"), UserMessage("Well?"))))
+    assert [message["role"] for message in upstream.bodies[-1]["messages"]] == ["system", "user", "user"]
+
+
+async def test_a_model_that_refuses_json_mode_too_is_told_the_schema_alone_from_then_on(model, upstream):
+    upstream.answer = takes(None)
+    await answer(model, BY_SCHEMA)
+    await answer(model, BY_SCHEMA)
+    assert formats(upstream) == ["json_schema", "json_object", None, None]
+    assert "response_format" not in upstream.bodies[-1]
+    assert upstream.bodies[1]["messages"] == upstream.bodies[2]["messages"] == upstream.bodies[3]["messages"]
+
+
+async def test_what_one_model_refuses_another_is_still_asked(model, upstream):
+    upstream.answer = lambda request: (
+        takes("json_object")(request) if request.body["model"] == "test-model" else say("{}")
+    )
+    await answer(model, BY_SCHEMA)
+    await answer(model, replace(BY_SCHEMA, model="another"))
+    assert formats(upstream) == ["json_schema", "json_object", "json_schema"]
+
+
+async def test_an_endpoint_may_refuse_a_schema_and_stream_options(model, upstream):
+    def strict(request: Received) -> Answer:
+        known = "stream_options" not in request.body
+        return takes("json_object")(request) if known else fail(400, "Unknown: stream_options")
+
+    upstream.answer = strict
+    await answer(model, BY_SCHEMA)
+    await answer(model, BY_SCHEMA)
+    assert "stream_options" not in upstream.bodies[-1]
+    assert formats(upstream)[-1] == "json_object"
+    assert upstream.bodies[-1] == upstream.bodies[-2]
+
+
+async def test_a_refusal_that_only_quotes_the_format_does_not_give_up_the_schema(model, upstream):
+    quoting = {"detail": [{"msg": "too hot", "input": {"response_format": FORMAT}}]}
+    upstream.answer = lambda request: fail(422, quoting)
+    assert (await failure(model, BY_SCHEMA)).code == "upstream_rejected"
+    upstream.answer = takes("json_schema")
+    assert text(await answer(model, BY_SCHEMA)) == "{}"
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Invalid schema for response_format 'size': In context=(), 'required' is missing.",
+        "invalid_json_schema in json_schema",
+        "Too hot.",
+    ],
+)
+async def test_a_refusal_of_this_schema_or_of_something_else_is_for_the_caller(model, upstream, message):
+    upstream.fail(400, message)
+    error = await failure(model, BY_SCHEMA)
+    assert (error.code, error.message) == ("upstream_rejected", message)
+    assert len(upstream.requests) == 1
+
+
+async def test_what_is_wrong_in_json_mode_is_told(model, upstream):
+    too_long = {"error": {"message": "Too much.", "code": "context_length_exceeded"}}
+    upstream.add(REFUSALS["DeepSeek"], fail(400, too_long))
+    assert (await failure(model, BY_SCHEMA)).code == "context_length_exceeded"
+
+
+async def test_a_refused_json_mode_that_the_request_itself_asked_for_is_for_the_caller(model, upstream):
+    upstream.answer = takes(None)
+    error = await failure(model, replace(BY_SCHEMA, response_format={"type": "json_object"}))
+    assert error.code == "upstream_rejected"
+    assert len(upstream.requests) == 1
+
+
+async def test_a_model_that_refuses_schemas_is_sent_other_requests_as_they_are(model, upstream):
+    upstream.answer = takes("json_object", None)
+    await answer(model, BY_SCHEMA)
+    await answer(model, HELLO)
+    assert upstream.bodies[-1]["messages"] == [{"role": "user", "content": "Hello"}]
 
 
 # --- text
@@ -380,6 +530,25 @@ async def test_usage_is_read_with_its_details(model, upstream):
     }
     upstream.say("Hi", usage=usage)
     assert (await answer(model))[-1] == Finished("stop", Usage(20, 9, 16, 4))
+
+
+@pytest.mark.parametrize(
+    "details",
+    [
+        {"prompt_tokens_details": None, "completion_tokens_details": None},
+        {"prompt_tokens_details": {"cached_tokens": None}, "completion_tokens_details": {"reasoning_tokens": None}},
+        {"prompt_tokens_details": {}, "completion_tokens_details": {"reasoning_tokens": "many"}},
+        {"prompt_tokens_details": {"cached_tokens": -1}, "total_tokens": None},
+    ],
+)
+async def test_figures_that_the_endpoint_does_not_give_are_nought(model, upstream, details):
+    upstream.say("Hi", usage={"prompt_tokens": 20, "completion_tokens": 9, **details})
+    assert (await answer(model))[-1] == Finished("stop", Usage(20, 9))
+
+
+async def test_usage_of_nulls_is_a_usage_of_noughts(model, upstream):
+    upstream.say("Hi", usage={"prompt_tokens": None, "completion_tokens": None, "total_tokens": None})
+    assert (await answer(model))[-1] == Finished("stop", Usage())
 
 
 async def test_usage_in_the_chunk_with_the_finish_reason_counts(model, upstream):
@@ -511,6 +680,14 @@ BROKEN = {
     "an error of the old kind": send({"object": "error", "message": "out of memory", "code": 500}),
     "invalid JSON": send("data: {nope\n\n"),
     "JSON that is no chunk": send("data: [1, 2]\n\n"),
+    "JSON that is a number": send("data: 1\n\n"),
+    "JSON without an end": send("data: " + "[" * 100_000 + "\n\n"),
+    "choices that are none": send({"choices": 1}),
+    "a choice that is none": send({"choices": ["Hi"]}),
+    "a delta that is none": send({"choices": [{"delta": "Hi"}]}),
+    "calls that are none": send(delta(tool_calls=["calculator"])),
+    "a call at no place": send(delta(tool_calls=[fragment("{}", name="a") | {"index": []}])),
+    "usage that is none": send({"usage": "much"}, delta("stop")),
     "text that is no text": send(delta(content={"a": 1}), delta("stop")),
     "a page for people": send("<html>Welcome</html>", content_type="text/html"),
     "JSON that is no completion": send("[]", content_type="application/json"),
@@ -663,6 +840,29 @@ async def test_an_ordinary_rejection_is_not_taken_for_something_special(model, u
     assert (await failure(model)).code == "upstream_rejected"
 
 
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("invalid_value", "invalid_value"),
+        ("x" * 200, "x" * 100),
+        (400, None),
+        (None, None),
+        ("", None),
+        ({"a": 1}, None),
+    ],
+)
+async def test_the_code_of_an_ordinary_rejection_is_kept_if_it_is_one(model, upstream, given, told):
+    upstream.fail(400, {"error": {"message": "No.", "code": given}})
+    error = await failure(model)
+    assert (error.code, error.extra.get("upstream_code")) == ("upstream_rejected", told)
+    assert ("upstream_code" in error.extra) == (told is not None)
+
+
+async def test_a_rejection_that_has_a_code_here_does_not_carry_the_endpoints(model, upstream):
+    upstream.fail(400, {"error": {"message": "No.", "code": "context_length_exceeded"}})
+    assert "upstream_code" not in (await failure(model)).extra
+
+
 @pytest.mark.parametrize("status", [401, 403])
 async def test_a_refused_credential_is_told_without_upstreams_words(model, upstream, status):
     upstream.fail(status, f"Incorrect API key provided: {KEY}")
@@ -689,6 +889,14 @@ async def test_a_limit_that_lasts_long_is_told_at_once(model, upstream, pauses):
     upstream.fail(429, headers={"retry-after": "60"})
     assert (await failure(model)).extra["retry_after"] == 60
     assert pauses.seconds == []
+
+
+@pytest.mark.parametrize(("patience", "asked"), [(0.5, 1), (1, 3), (90, 3)])
+async def test_the_request_says_how_long_a_wish_may_be(model, upstream, pauses, patience, asked):
+    for _ in range(3):
+        upstream.fail(429, headers={"retry-after": "1"})
+    await failure(model, replace(HELLO, patience=patience))
+    assert len(upstream.requests) == asked
 
 
 async def test_a_limit_without_a_wish_has_no_retry_after(build, upstream):
@@ -732,6 +940,14 @@ async def test_a_used_up_quota_is_not_waited_for(model, upstream, pauses, status
     assert pauses.seconds == []
 
 
+async def test_a_limit_without_a_wish_is_told_before_a_caller_stops_waiting_for_the_status(model, upstream, pauses):
+    for _ in range(3):
+        upstream.fail(429)
+    await failure(model)
+    assert len(pauses.seconds) == 2
+    assert sum(pauses.seconds) <= 0.8
+
+
 @pytest.mark.parametrize("status", [500, 502, 503, 529])
 async def test_a_failing_endpoint_is_asked_again_with_growing_pauses(model, upstream, pauses, status):
     upstream.fail(status)
@@ -739,8 +955,8 @@ async def test_a_failing_endpoint_is_asked_again_with_growing_pauses(model, upst
     upstream.say("Hi")
     assert text(await answer(model)) == "Hi"
     first, second = pauses.seconds
-    assert 0.5 <= first <= 0.75
-    assert 1 <= second <= 1.5
+    assert 0.15 <= first <= 0.225
+    assert 0.3 <= second <= 0.45
 
 
 async def test_an_endpoint_that_keeps_failing_is_broken(model, upstream):
@@ -777,6 +993,176 @@ async def test_an_endpoint_that_stays_silent_is_a_timeout_and_not_asked_again(bu
 async def test_a_status_of_timeout_is_a_timeout(model, upstream):
     upstream.fail(408)
     assert isinstance(await failure(model), UpstreamTimeout)
+
+
+# --- counting
+
+
+COUNTED = ModelRequest("test-model", (SystemMessage("Be brief."), UserMessage("Hello")), (CALCULATOR,), max_tokens=7)
+
+
+def whole(body: Any, status: int = 200) -> Answer:
+    return send(body if isinstance(body, str) else json.dumps(body), content_type="application/json", status=status)
+
+
+def vllm(request: Received) -> Answer:
+    tokens = 10 * len(request.body["messages"]) + len(request.body.get("tools", ()))
+    return whole({"count": tokens, "max_model_len": 4096, "tokens": [0] * tokens})
+
+
+def llama_tokens(request: Received) -> Answer:
+    words = request.body.get("content", "").split()
+    return whole({"tokens": [1] * request.body.get("add_special", False) + [2] * len(words)})
+
+
+def llama_prompt(request: Received) -> Answer:
+    words = [message["content"] for message in request.body["messages"]]
+    words += [tool["function"]["name"] for tool in request.body.get("tools", ())]
+    return whole({"prompt": " ".join(words)})
+
+
+class Time:
+    """Seconds that pass when told."""
+
+    def __init__(self) -> None:
+        self.seconds = 1000.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+@pytest.fixture
+def time() -> Time:
+    return Time()
+
+
+def paths(upstream: ScriptedUpstream) -> list[str]:
+    return [request.path for request in upstream.requests]
+
+
+async def test_vllm_counts_messages_and_tools_in_one_call(model, upstream):
+    upstream.beside["/tokenize"] = vllm
+    function = {"name": "calculator", "description": "Does sums.", "parameters": CALCULATOR.parameters}
+    assert await model.count(COUNTED) == 21
+    assert paths(upstream) == ["/tokenize"]
+    assert upstream.bodies[0] == {
+        "model": "test-model",
+        "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}],
+        "tools": [{"type": "function", "function": function}],
+        "add_generation_prompt": True,
+    }
+    assert upstream.requests[0].headers["authorization"] == f"Bearer {KEY}"
+    await model.count(HELLO)
+    assert "tools" not in upstream.bodies[1]
+
+
+async def test_llama_cpp_counts_what_its_template_makes_of_messages_and_tools(model, upstream):
+    upstream.beside |= {"/tokenize": llama_tokens, "/apply-template": llama_prompt}
+    assert await model.count(COUNTED) == 1 + len(["Be", "brief.", "Hello", "calculator"])
+    assert paths(upstream) == ["/tokenize", "/apply-template", "/tokenize"]
+
+
+@pytest.mark.parametrize("base", ["", "/", "/v1/", "/v1"])
+async def test_the_tokenizer_stands_beside_v1(build, upstream, base):
+    upstream.beside["/tokenize"] = vllm
+    assert await build(upstream.url.removesuffix("/v1") + base).count(HELLO) == 10
+
+
+ABSENT = {
+    "not found": lambda request: fail(404, {"detail": "Not Found"}),
+    "llama.cpp's not found": lambda request: fail(404, {"error": {"code": 404, "message": "File Not Found"}}),
+    "not allowed": lambda request: fail(405),
+    "not allowed for this key": lambda request: fail(401),
+    "broken": lambda request: fail(500),
+    "busy": lambda request: fail(429, headers={"retry-after": "1"}),
+    "a page for people": lambda request: send("<html>", content_type="text/html"),
+    "nothing": lambda request: send(""),
+    "a list": lambda request: whole([1, 2, 3]),
+    "no number": lambda request: whole({"count": "ten"}),
+    "a truth": lambda request: whole({"count": True}),
+    "nought": lambda request: whole({"count": 0}),
+    "half an answer": lambda request: send("{", BreakOff()),
+    "tokens without a template": llama_tokens,
+}
+
+
+@pytest.mark.parametrize("absent", ABSENT.values(), ids=ABSENT.keys())
+async def test_a_tokenizer_that_is_not_there_is_looked_for_again_after_ten_minutes(
+    build, upstream, time, pauses, absent
+):
+    model = build(now=time)
+    upstream.beside["/tokenize"] = absent
+    assert await model.count(HELLO) is None
+    upstream.beside["/tokenize"] = vllm
+    asked = len(upstream.requests)
+    time.seconds += 599
+    assert await model.count(HELLO) is None
+    assert len(upstream.requests) == asked
+    time.seconds += 1
+    assert await model.count(HELLO) == 10
+    assert pauses.seconds == []
+
+
+@pytest.mark.parametrize("prompt", [{}, {"prompt": None}, [], "<html>"])
+async def test_a_template_that_gives_no_prompt_counts_nothing(model, upstream, prompt):
+    upstream.beside |= {"/tokenize": llama_tokens, "/apply-template": lambda request: whole(prompt)}
+    assert await model.count(HELLO) is None
+
+
+REFUSED = {
+    "too long": fail(400, "This model's maximum context length is 10 tokens."),
+    "malformed": fail(422, {"detail": [{"msg": "no images"}]}),
+    "vLLM, another model": fail(404, {"error": {"message": "The model `x` does not exist.", "type": "NotFoundError"}}),
+}
+
+
+@pytest.mark.parametrize("refused", REFUSED.values(), ids=REFUSED.keys())
+async def test_a_request_that_the_tokenizer_refuses_does_not_keep_the_next_from_being_counted(model, upstream, refused):
+    upstream.beside["/tokenize"] = lambda request: refused
+    assert await model.count(HELLO) is None
+    upstream.beside["/tokenize"] = vllm
+    assert await model.count(HELLO) == 10
+
+
+async def test_an_endpoint_that_cannot_be_reached_counts_nothing_and_is_left_alone(build, upstream, pauses):
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        model = build(f"http://127.0.0.1:{closed.getsockname()[1]}/v1")
+        assert await model.count(HELLO) is None
+    assert pauses.seconds == []
+
+
+async def test_a_tokenizer_that_stays_silent_is_not_waited_for_twice(upstream):
+    connections = Connections(upstream.url, lambda: KEY, timeout=10)
+    tokenizer = Tokenizer(upstream.url, connections.client, Time(), timeout=0.05)
+    upstream.beside["/tokenize"] = lambda request: send(Gate())
+    body = {"model": "test-model", "messages": []}
+    assert await tokenizer.count(body) is None
+    assert await tokenizer.count(body) is None
+    assert len(upstream.requests) == 1
+    await connections.aclose()
+
+
+async def test_openai_is_never_asked_to_count():
+    def key() -> str:
+        raise AssertionError("a call was made ready")
+
+    assert await OpenAIModel("https://api.openai.com/v1", key).count(HELLO) is None
+
+
+async def test_a_request_that_the_endpoint_would_not_read_is_not_counted(model, upstream):
+    upstream.beside["/tokenize"] = vllm
+    pdf = FilePart("data:application/pdf;base64,AA==", "a.pdf")
+    assert await model.count(ModelRequest("test-model", (UserMessage((pdf,)),))) is None
+    assert upstream.requests == []
+
+
+async def test_a_schema_that_the_model_is_told_counts_too(model, upstream):
+    upstream.beside["/tokenize"] = vllm
+    assert await model.count(BY_SCHEMA) == 20
+    upstream.answer = takes("json_object")
+    await answer(model, BY_SCHEMA)
+    assert await model.count(BY_SCHEMA) == 30
 
 
 # --- connections

@@ -9,6 +9,7 @@ import asyncio
 import importlib.util
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,6 +23,7 @@ from turnloom.domain.agent import Agent, Session
 from turnloom.domain.event import (
     CallStarted,
     Delta,
+    Event,
     Gathered,
     InferenceCompleted,
     InferenceStarted,
@@ -30,6 +32,7 @@ from turnloom.domain.event import (
     TurnStarted,
 )
 from turnloom.domain.turn import Turn
+from turnloom.store.conversations import Conversation
 from turnloom.store.turns import Place, Record
 from turnloom.usecases.services import Services
 from turnloom.wire.agents_api.models import AgentConfig
@@ -53,32 +56,44 @@ def load(function: str) -> ModuleType:
 
 
 async def furnish(services: Services) -> None:
-    """The objects that the payloads name: an agent, a session with a turn of each kind, a response."""
+    """The objects that the payloads name: an agent, a session with a turn of each kind, responses, a conversation."""
     lookup = {"name": "lookup", "parameters": []}
     config = AgentConfig.model_validate({"model": "scripted", "instructions": "", "client_tools": [lookup]})
     await services.agents.put("default", Agent(AGENT, config.model_dump(), NOW))
     await services.sessions.put("default", Session(SESSION, "sample", AGENT, NOW))
     started = TurnStarted(NOW, ({"role": "user", "content": "Hello"},))
-    said = [InferenceStarted(NOW + 1), Delta("text", "Hi"), InferenceCompleted(NOW + 2, "stop")]
-    asked = [
+    said: list[Event] = [InferenceStarted(NOW + 1), Delta("text", "Hi"), InferenceCompleted(NOW + 2, "stop")]
+    asked: list[Event] = [
         InferenceStarted(NOW + 1),
         CallStarted("call_sample", "lookup", "client"),
         Delta("arguments", "{}"),
         InferenceCompleted(NOW + 2, "tool_calls"),
         InputAwaited(NOW + 3),
     ]
-    turns = {
+    turns: dict[str, list[Event]] = {
         "01977420-dc01-7000-8000-00000000000c": [started, *said, TurnCompleted(NOW + 3)],
         "01977420-dc02-7000-8000-04000000000d": [started, *asked],
     }
     for ordinal, (turn_id, events) in enumerate(turns.items()):
         place = Place("agents", "default", SESSION, ordinal)
         await services.turns.open(Record(place, Turn(turn_id), origin={"agent": AGENT}).with_events(events))
-    thread = "0000000000000abc"
-    response = Record(Place("responses", "default", thread, 0), Turn(ids.response_id(NOW, 0, thread)))
     item = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "Hello"}]}
     asked_for = TurnStarted(NOW, (item,), {"model": "scripted"})
-    await services.responses.open(response.with_events([asked_for, *said, TurnCompleted(NOW + 3)]))
+    await services.responses.open(response("0abc").with_events([asked_for, *said, TurnCompleted(NOW + 3)]))
+    running = replace(response("0abe"), lease=services.clock.now() + 60_000_000)
+    await services.responses.open(running.with_events([asked_for]))
+    held = response("0abf")
+    conversation = Conversation(ids.conversation_id(NOW, held.place.thread), NOW, {"topic": "sample"})
+    await services.conversations.put("default", conversation)
+    put_in: list[Event] = [TurnStarted(NOW, ({**item, "id": "msg_sample"},)), TurnCompleted(NOW + 1)]
+    held = replace(held, origin={"conversation": conversation.conversation_id}, hidden=True)
+    await services.responses.open(held.with_events(put_in))
+
+
+def response(name: str) -> Record:
+    """A response that nothing has happened to, the first of a thread whose name ends like this."""
+    thread = name.rjust(16, "0")
+    return Record(Place("responses", "default", thread, 0), Turn(ids.response_id(NOW, 0, thread)))
 
 
 async def start_turn(services: Services) -> None:
@@ -86,7 +101,7 @@ async def start_turn(services: Services) -> None:
     place = Place("agents", "default", SESSION, 2)
     turn = Turn(ids.turn_id(NOW, 2, lambda bits: 7))
     record = Record(place, turn, lease=services.clock.now() + 60_000_000, origin={"agent": AGENT})
-    events = [TurnStarted(NOW, ({"role": "user", "content": "Hello"},)), Gathered(NOW + 1)]
+    events: list[Event] = [TurnStarted(NOW, ({"role": "user", "content": "Hello"},)), Gathered(NOW + 1)]
     await services.turns.open(record.with_events(events))
 
 

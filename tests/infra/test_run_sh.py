@@ -65,7 +65,7 @@ def _asked(url: str, process: subprocess.Popen[bytes]) -> str:
 
 
 def test_every_streaming_function_has_the_same_script_and_may_run_it() -> None:
-    assert len(SCRIPTS) == 4
+    assert len(SCRIPTS) == 5
     assert len({script.read_text() for script in SCRIPTS}) == 1
     assert all(os.access(script, os.X_OK) for script in SCRIPTS)
 

@@ -12,14 +12,17 @@ import pytest
 from cfnlint.api import ManualArgs, lint
 
 from turnloom.adapters.dynamodb import table_schema
-from turnloom.bootstrap import INDEXES
+from turnloom.bootstrap import INDEXES, build
 from turnloom.local import template
 from turnloom.local.template import ROOT
+from turnloom.usecases.services import Limits
 from turnloom.wire.agents_api.routes import ROUTES as AGENTS_ROUTES
 from turnloom.wire.neighbours import ROUTES as NEIGHBOURS_ROUTES
+from turnloom.wire.responses_api.conversations import ROUTES as CONVERSATIONS_ROUTES
 from turnloom.wire.responses_api.routes import ROUTES as RESPONSES_ROUTES
 
-STREAMING = {"create_agent_turn", "resume_agent_turn", "create_openai_response", "get_openai_response"}
+DRIVING = {"create_agent_turn", "resume_agent_turn", "create_openai_response", "get_openai_response"}
+STREAMING = DRIVING | {"compact_openai_response"}
 
 CONTRACT = """
 POST   /v1/agents                                                          create_agent
@@ -33,6 +36,7 @@ DELETE /v1/agents/{agent_id}/session/{session_id}                          delet
 POST   /v1/agents/{agent_id}/session/{session_id}/turn                     create_agent_turn
 GET    /v1/agents/{agent_id}/session/{session_id}/turn/{turn_id}           get_agents_turn
 POST   /v1/agents/{agent_id}/session/{session_id}/turn/{turn_id}/resume    resume_agent_turn
+POST   /v1/agents/{agent_id}/session/{session_id}/turn/{turn_id}/cancel    cancel_agents_turn
 GET    /v1/agents/{agent_id}/session/{session_id}/turn/{turn_id}/step/{step_id}  get_agents_step
 POST   /v1/responses                                                       create_openai_response
 GET    /v1/responses                                                       list_openai_responses
@@ -44,6 +48,20 @@ GET    /v1/openai/v1/responses                                             list_
 GET    /v1/openai/v1/responses/{response_id}                               get_openai_response
 DELETE /v1/openai/v1/responses/{response_id}                               delete_openai_response
 GET    /v1/openai/v1/responses/{response_id}/input_items                   list_openai_response_input_items
+POST   /v1/responses/{response_id}/cancel                                  cancel_openai_response
+POST   /v1/responses/input_tokens                                          count_openai_input_tokens
+POST   /v1/responses/compact                                               compact_openai_response
+POST   /v1/openai/v1/responses/{response_id}/cancel                        cancel_openai_response
+POST   /v1/openai/v1/responses/input_tokens                                count_openai_input_tokens
+POST   /v1/openai/v1/responses/compact                                     compact_openai_response
+POST   /v1/conversations                                                   conversations
+GET    /v1/conversations/{conversation_id}                                 conversations
+POST   /v1/conversations/{conversation_id}                                 conversations
+DELETE /v1/conversations/{conversation_id}                                 conversations
+POST   /v1/conversations/{conversation_id}/items                           conversations
+GET    /v1/conversations/{conversation_id}/items                           conversations
+GET    /v1/conversations/{conversation_id}/items/{item_id}                 conversations
+DELETE /v1/conversations/{conversation_id}/items/{item_id}                 conversations
 GET    /v1/models                                                          models
 POST   /v1/models                                                          models
 GET    /v1/models/{model_id+}                                              models
@@ -102,7 +120,7 @@ def test_the_routes_are_those_of_the_contract(resources: dict[str, Any]) -> None
 
 def test_the_routes_are_those_of_the_functions_own_apps(resources: dict[str, Any]) -> None:
     deployed = {(function, method, path) for method, path, function, _ in integrations(resources)}
-    routes = [*AGENTS_ROUTES, *RESPONSES_ROUTES, *NEIGHBOURS_ROUTES]
+    routes = [*AGENTS_ROUTES, *RESPONSES_ROUTES, *CONVERSATIONS_ROUTES, *NEIGHBOURS_ROUTES]
     assert {(route.function, route.method, route.path.replace(":path}", "+}")) for route in routes} == deployed
 
 
@@ -138,6 +156,42 @@ def test_functions_know_the_state_machine_by_the_name_it_has(resources: dict[str
     for properties in resources["AWS::Lambda::Function"].values():
         assert properties["Environment"]["Variables"]["TURNLOOM_STATE_MACHINE_ARN"]["Fn::Sub"] == arn
     assert arn in json.dumps(resources["AWS::IAM::ManagedPolicy"]["StartTurns"])
+
+
+def test_every_setting_of_a_deployment_reaches_its_functions(translated: dict[str, Any]) -> None:
+    settings = {
+        "TURNLOOM_RETENTION_DAYS": "RetentionDays",
+        "TURNLOOM_SESSION_DAYS": "SessionDays",
+        "TURNLOOM_MAX_INFER_ITERS": "MaxInferIters",
+        "TURNLOOM_HOSTS": "ToolHosts",
+        "OPENAI_BASE_URL": "UpstreamUrl",
+    }
+    functions = [r for r in translated["Resources"].values() if r["Type"] == "AWS::Lambda::Function"]
+    for properties in (function["Properties"] for function in functions):
+        variables = properties["Environment"]["Variables"]
+        assert {name: variables[name] for name in settings} == {name: {"Ref": p} for name, p in settings.items()}
+
+
+def test_a_deployment_that_sets_nothing_has_the_limits_of_the_code(translated: dict[str, Any], tmp_path: Path) -> None:
+    defaults = {name: str(parameter.get("Default", "")) for name, parameter in translated["Parameters"].items()}
+    env = {
+        "TURNLOOM_DATA_DIR": str(tmp_path),
+        "TURNLOOM_RETENTION_DAYS": defaults["RetentionDays"],
+        "TURNLOOM_SESSION_DAYS": defaults["SessionDays"],
+        "TURNLOOM_MAX_INFER_ITERS": defaults["MaxInferIters"],
+    }
+    assert build(env).limits == Limits()
+
+
+def test_days_of_retention_are_a_number_or_nothing(translated: dict[str, Any]) -> None:
+    pattern = translated["Parameters"]["RetentionDays"]["AllowedPattern"]
+    assert [bool(re.fullmatch(pattern, text)) for text in ("", "30", "0", "-1", "ever")] == [
+        True,
+        True,
+        False,
+        False,
+        False,
+    ]
 
 
 # --- state
@@ -193,7 +247,15 @@ def test_only_what_can_drive_or_take_over_a_turn_may_start_the_state_machine(res
         for function in template.functions()
         if {"Ref": "StartTurns"} in resources["AWS::IAM::Role"][f"{function.name}Role"]["ManagedPolicyArns"]
     }
-    assert may_start == STREAMING | {"turn_sweep"}
+    assert may_start == DRIVING | {"turn_sweep"}
+
+
+def test_what_seals_or_opens_texts_for_clients_may_read_the_key(resources: dict[str, Any]) -> None:
+    """Responses and items may hold sealed thoughts and summaries; a response that is gone holds nothing."""
+    showing = {route.function for route in (*RESPONSES_ROUTES, *CONVERSATIONS_ROUTES)} - {"delete_openai_response"}
+    for function in template.functions():
+        policies = resources["AWS::IAM::Role"][f"{function.name}Role"].get("ManagedPolicyArns", ())
+        assert function.folder not in showing or {"Ref": "ReadSecrets"} in policies, function.folder
 
 
 def test_no_policy_allows_a_wildcard(resources: dict[str, Any]) -> None:

@@ -27,6 +27,7 @@ FIELDS = {
     "content": plain,
     "metadata": objects,
     "error": st.none() | texts,
+    "calls": st.lists(objects, max_size=2).map(tuple),
     "responses": st.lists(objects, max_size=2).map(tuple),
 }
 

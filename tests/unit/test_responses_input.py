@@ -249,7 +249,7 @@ def test_calls_of_the_clients_own_machine_are_replayed_as_generic_calls() -> Non
     assert messages(screen)[1] == UserMessage((TextPart("Part of the result of c:"), ImagePart("u")))
 
 
-@pytest.mark.parametrize("kind", ["mcp_list_tools", "mcp_approval_request", "item_reference", "turnip"])
+@pytest.mark.parametrize("kind", ["mcp_list_tools", "item_reference", "turnip"])
 def test_what_means_nothing_to_the_model_makes_no_message_and_parts_none(kind: str) -> None:
     assert messages(message("assistant", "x"), {"type": kind, "id": "y"}, call("c")) == [AssistantMessage("x", (F,))]
 

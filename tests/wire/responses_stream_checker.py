@@ -37,7 +37,7 @@ GRAMMAR = {
     r"code_interpreter_call_code\.done code_interpreter_call\.interpreting code_interpreter_call\.completed ",
     "compaction": r"compaction\.compacting ",
 }
-CONSTANT = ("id", "type", "call_id", "name", "role", "server_label")
+CONSTANT = ("id", "type", "call_id", "name", "role", "server_label", "namespace", "approval_request_id")
 EMPTY_AT_FIRST: dict[str, Any] = {
     "content": [],
     "summary": [],
@@ -45,7 +45,13 @@ EMPTY_AT_FIRST: dict[str, Any] = {
     "input": "",
     "tools": [],
     "output": None,
+    "error": None,
+    "encrypted_content": "",
 }
+
+# Before the model is asked: what is gathered, and the calls that the client has allowed.
+_GATHERED = ("compaction", "mcp_list_tools", "mcp_call")
+_MAY_FAIL = ("mcp_call", "mcp_list_tools", "file_search_call", "web_search_call", "code_interpreter_call")
 
 # Where the text of a run of deltas is repeated: the key in `*.done`, in the part, and in the item.
 _RUNS = {
@@ -96,7 +102,8 @@ def check_item(item: dict[str, Any], *, alias: bool = False) -> None:
     assert kind in GRAMMAR, f"no client expects an item of type '{kind}'"
     assert re.fullmatch(r"[a-z]+_[A-Za-z0-9]+", item["id"]), f"the id of {item} has an odd form"
     assert len(item["id"]) <= 64, f"the id {item['id']} is too long"
-    assert item["status"] in ("completed", "incomplete", "failed"), f"the status of {item} is not final"
+    final = ("completed", "incomplete", "failed") if kind in _MAY_FAIL else ("completed", "incomplete")
+    assert item["status"] in final, f"the status of {item} is not one that it can end with"
     nulls = {key for key, value in item.items() if value is None} - _NULLABLE.get(kind, set())
     assert not nulls, f"{nulls} of {item} must be absent, not null"
     _ITEM_CHECKS.get(kind, lambda _: None)(item)
@@ -175,13 +182,22 @@ class _StreamCheck:
         open_items = [told.added["id"] for told in self.items if told.done is None]
         assert not open_items, f"never closed: {open_items}"
         assert self._ended is not cancelled, "one terminal event ends a stream, unless it was cancelled"
-        assert len(self.lifecycle) > 1, "response.in_progress is missing"
+        assert self._in_progress or self._may_be_queued_still(), "response.in_progress is missing"
         if self._ended:
             self._check_terminal(self.lifecycle[-1]["response"])
 
     @property
     def _ended(self) -> bool:
         return bool(self.lifecycle) and self.lifecycle[-1]["type"] in TERMINAL
+
+    @property
+    def _in_progress(self) -> bool:
+        return any(event["type"] == "response.in_progress" for event in self.lifecycle)
+
+    def _may_be_queued_still(self) -> bool:
+        """Whether the stream may be over by now, with nothing done: in the background only, cancelled or failed."""
+        kinds = [event["type"].removeprefix("response.") for event in self.lifecycle]
+        return kinds[:2] == ["created", "queued"] and kinds[2:] in ([], ["failed"])
 
     def _take_lifecycle(self, event: Event) -> None:
         response = event["response"]
@@ -193,13 +209,15 @@ class _StreamCheck:
             case "created":
                 assert order == [], "response.created comes first, and once"
                 assert response["status"] == ("queued" if response["background"] else "in_progress")
+                assert response["output"] == [], "output at the beginning"
             case "queued":
                 assert order == ["created"], "response.queued comes second, and once"
                 assert response["background"], "response.queued without background"
+                assert response["status"] == "queued", response["status"]
             case "in_progress":
                 self._take_in_progress(order, response)
             case _:
-                assert "in_progress" in order, f"{kind} before response.in_progress"
+                assert "in_progress" in order or self._may_be_queued_still(), f"{kind} before response.in_progress"
                 assert response["status"] == kind, f"status {response['status']} in response.{kind}"
         first = self.lifecycle[0]["response"]
         for key in ("id", "created_at", "model"):
@@ -207,6 +225,7 @@ class _StreamCheck:
 
     def _take_in_progress(self, order: list[str], response: dict[str, Any]) -> None:
         assert order, "response.created must come first"
+        assert ("queued" in order) is response["background"], "a response in the background is queued first"
         assert response["status"] == "in_progress", response["status"]
         if "in_progress" not in order:
             assert not self.items, "response.in_progress comes before any item"
@@ -222,7 +241,7 @@ class _StreamCheck:
 
     def _take_added(self, event: Event) -> None:
         item, index = event["item"], event["output_index"]
-        assert len(self.lifecycle) > 1, "an item before response.in_progress"
+        assert self._in_progress, "an item before response.in_progress"
         assert item["status"] == "in_progress", f"status at added: {item}"
         assert item["type"] in GRAMMAR, f"no client expects an item of type '{item['type']}'"
         for key, empty in EMPTY_AT_FIRST.items():
@@ -234,10 +253,21 @@ class _StreamCheck:
             self.items[index] = _Told(item)
             return
         assert index == len(self.items), f"output_index {len(self.items)} expected: {event}"
+        self._check_place(item)
         taken = [told.added[key] for told in self.items for key in ("id", "call_id") if key in told.added]
         assert item["id"] not in taken, f"the id is taken: {item}"
         assert item.get("call_id") not in [*taken, item["id"]], f"the call_id is taken: {item}"
         self.items.append(_Told(item))
+
+    def _check_place(self, item: dict[str, Any]) -> None:
+        """Assert that an item of this kind may be opened now."""
+        before = [told.added["type"] for told in self.items]
+        writing = [told.added for told in self.items if told.done is None and told.added["type"] != "mcp_call"]
+        assert not writing, f"{item} is opened while something else is written: {writing}"
+        if item["type"] == "compaction":
+            assert before == [], f"a compaction comes first, and once: {before}"
+        if item.get("approval_request_id") is not None:
+            assert set(before) <= set(_GATHERED), f"an allowed call runs before the model is asked: {before}"
 
     def _take_done(self, event: Event) -> None:
         told, item = self._open_item(event["output_index"], event["item"]["id"]), event["item"]
@@ -249,6 +279,8 @@ class _StreamCheck:
         if item["type"] == "mcp_call":
             outcome = match["outcome"] or "incomplete"
             assert item["status"] == outcome, f"the events say {outcome}: {item}"
+            earlier = [told for told in self.items[: event["output_index"]] if told.added["type"] == "mcp_call"]
+            assert all(told.done for told in earlier), f"closed before a call that was made earlier: {item}"
         for _, name in _PART_LISTS.values():
             if name in item:
                 assert item[name] == [part["done"] for part in told.parts], f"the item's {name} is not as told: {item}"
@@ -375,14 +407,23 @@ def _check_status(body: dict[str, Any]) -> None:
         assert body["incomplete_details"]["reason"] in _REASONS, body["incomplete_details"]
     if status in ("queued", "in_progress"):
         assert usage is None, f"usage of a response that is {status}"
-    if status in ("completed", "incomplete"):
+    else:
         assert usage is not None, f"no usage of a response that is {status}"
     if usage is not None:
         _check_usage(usage)
+    if status == "queued":
+        assert body["background"], "queued, but not in the background"
+        assert body["output"] == [], "output of a response that is queued"
     for tool in body["tools"]:
-        needed = {"type", "name", "description", "parameters", "strict"} if tool["type"] == "function" else {"type"}
-        assert needed <= set(tool), f"a tool lacks {needed - set(tool)}"
-        assert not {"headers", "authorization"} & set(tool) or tool["type"] != "mcp", "a secret in tools"
+        _check_tool(tool)
+        for inner in tool["tools"] if tool["type"] == "namespace" else ():
+            _check_tool(inner)
+
+
+def _check_tool(tool: dict[str, Any]) -> None:
+    needed = {"type", "name", "description", "parameters", "strict"} if tool["type"] == "function" else {"type"}
+    assert needed <= set(tool), f"a tool lacks {needed - set(tool)}"
+    assert not {"headers", "authorization"} & set(tool) or tool["type"] != "mcp", "a secret in tools"
 
 
 def _check_usage(usage: dict[str, Any]) -> None:
@@ -415,17 +456,47 @@ def _check_message(item: dict[str, Any]) -> None:
             assert isinstance(part["logprobs"], list), part
 
 
-def _check_function_call(item: dict[str, Any]) -> None:
-    assert all(type(item[key]) is str for key in ("call_id", "name", "arguments")), item
+def _check_client_call(item: dict[str, Any]) -> None:
+    assert all(type(item[key]) is str for key in ("call_id", "name")), item
     assert item["id"] != item["call_id"], item
+    assert item.get("namespace", "x"), f"a namespace is absent or has a name: {item}"
+
+
+def _check_function_call(item: dict[str, Any]) -> None:
+    _check_client_call(item)
+    _check_arguments(item)
+
+
+def _check_custom_call(item: dict[str, Any]) -> None:
+    _check_client_call(item)
+    assert type(item["input"]) is str, item
+    assert "arguments" not in item, item
+
+
+def _check_arguments(item: dict[str, Any]) -> None:
+    assert type(item["arguments"]) is str, item
     assert item["arguments"] or item["status"] == "incomplete", f"a call without arguments has '{{}}': {item}"
 
 
 def _check_mcp_call(item: dict[str, Any]) -> None:
-    assert all(type(item[key]) is str for key in ("server_label", "name", "arguments")), item
+    _check_arguments(item)
+    assert all(type(item[key]) is str for key in ("server_label", "name")), item
     assert {"output", "error", "approval_request_id"} <= set(item), item
+    assert item["approval_request_id"] is None or type(item["approval_request_id"]) is str, item
     assert (item["output"] is not None) == (item["status"] == "completed"), item
     assert (item["error"] is not None) == (item["status"] == "failed"), item
+
+
+def _check_approval_request(item: dict[str, Any]) -> None:
+    _check_arguments(item)
+    assert set(item) == {"id", "type", "status", "server_label", "name", "arguments"}, item
+    assert all(type(item[key]) is str for key in ("server_label", "name")), item
+
+
+def _check_compaction(item: dict[str, Any]) -> None:
+    assert set(item) == {"id", "type", "status", "encrypted_content"}, item
+    assert type(item["encrypted_content"]) is str, item
+    assert item["status"] == "completed", item
 
 
 def _check_listing(item: dict[str, Any]) -> None:
@@ -437,12 +508,17 @@ def _check_listing(item: dict[str, Any]) -> None:
 
 def _check_reasoning(item: dict[str, Any]) -> None:
     assert all(set(part) == {"type", "text"} for part in item["summary"]), item
+    assert set(item) <= {"id", "type", "status", "summary", "encrypted_content"}, item
+    assert type(item.get("encrypted_content", "")) is str, item
 
 
 _ITEM_CHECKS = {
     "message": _check_message,
     "function_call": _check_function_call,
+    "custom_tool_call": _check_custom_call,
     "mcp_call": _check_mcp_call,
+    "mcp_approval_request": _check_approval_request,
+    "compaction": _check_compaction,
     "mcp_list_tools": _check_listing,
     "reasoning": _check_reasoning,
 }

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -17,7 +18,9 @@ from pydantic import TypeAdapter
 from tests.wire.responses_stream_checker import check_response, check_stream
 from turnloom.domain import ids
 from turnloom.domain.event import (
+    CallsAllowed,
     CallStarted,
+    Compacted,
     Delta,
     Event,
     Gathered,
@@ -32,11 +35,13 @@ from turnloom.domain.event import (
     TurnFailed,
     TurnStarted,
 )
+from turnloom.domain.layout import item_id
 from turnloom.domain.message import Usage
 from turnloom.domain.turn import Turn, evolve, fold
 from turnloom.wire import sse
-from turnloom.wire.responses_api.encode import ResponseEncoder, response_json
-from turnloom.wire.responses_api.items import input_items, item_id, output_items
+from turnloom.wire.responses_api.encode import ResponseEncoder
+from turnloom.wire.responses_api.items import input_items, output_items
+from turnloom.wire.responses_api.response import response_json
 
 SECOND = 1_000_000
 AT = 1_700_000_000 * SECOND
@@ -45,12 +50,15 @@ SETTINGS: dict[str, Any] = {"model": "m", "tools": [{"type": "function", "name":
 EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 
 START = TurnStarted(AT, ({"type": "message", "role": "user", "content": "Hi"},), SETTINGS)
+BACKGROUND = TurnStarted(AT, START.input, {**SETTINGS, "background": True})
+SEALING = TurnStarted(AT, START.input, {**SETTINGS, "include": ["reasoning.encrypted_content"]})
 ASK = InferenceStarted(AT + 1)
 USAGE = Usage(7, 5, 3, 2)
 STOP = InferenceCompleted(AT + 2, "stop", USAGE)
 CALLED = InferenceCompleted(AT + 2, "tool_calls", USAGE)
 END = TurnCompleted(AT + 3 * SECOND)
-LISTED = ToolsListed(AT, "docs", ({"name": "search", "input_schema": {"type": "object"}},))
+GATHERED = Gathered(AT + 1)
+LISTED = ToolsListed(AT + 1, "docs", ({"name": "search", "input_schema": {"type": "object"}},))
 
 
 def text(*parts: str, block: Any = "text") -> list[Event]:
@@ -65,6 +73,27 @@ def hosted_call(call_id: str, *arguments: str) -> list[Event]:
     return [CallStarted(call_id, "search", "server", "docs"), *text(*arguments, block="arguments")]
 
 
+def custom_call(call_id: str, *input_: str, namespace: str | None = None) -> list[Event]:
+    return [CallStarted(call_id, "patch", "client", namespace, "custom"), *text(*input_, block="arguments")]
+
+
+def unapproved_call(call_id: str, *arguments: str) -> list[Event]:
+    return [CallStarted(call_id, "search", "approval", "docs"), *text(*arguments, block="arguments")]
+
+
+def allowed(**arguments: str) -> Event:
+    """Calls of an earlier turn, by their ids, each asked for by `mcpr_<id>`."""
+    described = [
+        {"call_id": call_id, "name": "search", "group": "docs", "arguments": given, "request": f"mcpr_{call_id}"}
+        for call_id, given in arguments.items()
+    ]
+    return CallsAllowed(AT + 1, tuple(described))
+
+
+def sealed(words: str) -> str:
+    return "sealed-" + base64.b64encode(words.encode()).decode()
+
+
 def answer(call_id: str, content: Any = "found", error: Any = None) -> Event:
     return ToolCompleted(AT + 3, call_id, content, {}, error)
 
@@ -77,7 +106,7 @@ def folded(events: Iterable[Event]) -> Turn:
 
 
 def raw_stream(events: Sequence[Event], *, alias: bool = False, obfuscation: bool = True) -> bytes:
-    encoder = ResponseEncoder(TURN, alias=alias, obfuscation=obfuscation)
+    encoder = ResponseEncoder(TURN, alias=alias, obfuscation=obfuscation, seal=sealed)
     frames = [frame for event in events for frame in encoder.encode(event)]
     body = b"".join(sse.frame(frame, frame["type"]) for frame in frames)
     return body if alias else body + sse.DONE
@@ -89,13 +118,32 @@ def told(events: Sequence[Event], *, alias: bool = False, cancelled: bool = Fals
     frames = check_stream(raw_stream(events, alias=alias), alias=alias, cancelled=cancelled, crashed=crashed)
     for frame in frames:
         EVENT.validate_python(as_the_sdk_knows_it(frame))
-    shown = response_json(folded(events), alias=alias)
-    check_response(shown, alias=alias)
-    done = [f["item"] for f in sorted(of(frames, "output_item.done"), key=lambda f: int(f["output_index"]))]
-    assert shown["output"] == done
-    if not cancelled:
+    shown = agreed(events, alias=alias)
+    assert [ids.item_place(item["id"]) for item in shown["output"]] == [(TURN, k) for k in range(len(shown["output"]))]
+    if cancelled:
+        assert shown["status"] == "cancelled"
+    else:
         assert shown == frames[-1]["response"]
     return frames
+
+
+def agreed(events: Sequence[Event], *, alias: bool = False) -> dict[str, Any]:
+    """The Response in the end, after holding it together with the stream at every moment."""
+    encoder = ResponseEncoder(TURN, alias=alias, seal=sealed)
+    finished: dict[int, Any] = {}
+    status = ""
+    turn = Turn(TURN)
+    shown: dict[str, Any] = {}
+    for event in events:
+        frames = encoder.encode(event)
+        finished |= {frame["output_index"]: frame["item"] for frame in of(frames, "output_item.done")}
+        status = next((frame["response"]["status"] for frame in reversed(frames) if "response" in frame), status)
+        turn = evolve(turn, event)
+        shown = response_json(turn, alias=alias, seal=sealed)
+        check_response(shown, alias=alias)
+        assert shown["output"] == [finished[place] for place in sorted(finished)]
+        assert shown["status"] == ("cancelled" if isinstance(event, TurnCancelled) else status)
+    return shown
 
 
 def as_the_sdk_knows_it(frame: dict[str, Any]) -> dict[str, Any]:
@@ -226,7 +274,7 @@ def test_logprobs_are_whole_in_the_deltas_and_in_the_text() -> None:
 
 
 def test_a_listing_is_told_at_once() -> None:
-    frames = told([START, LISTED, Gathered(AT), ASK, *text("ok"), STOP, END])
+    frames = told([START, LISTED, GATHERED, ASK, *text("ok"), STOP, END])
     assert kinds(frames)[2:6] == [
         "output_item.added",
         "mcp_list_tools.in_progress",
@@ -239,7 +287,7 @@ def test_a_listing_is_told_at_once() -> None:
 
 def test_a_listing_that_failed_says_why_and_the_run_goes_on() -> None:
     failed = ToolsListed(AT, "docs", (), "connection refused")
-    frames = told([START, failed, Gathered(AT), ASK, *text("ok"), STOP, END])
+    frames = told([START, failed, GATHERED, ASK, *text("ok"), STOP, END])
     assert "mcp_list_tools.failed" in kinds(frames)
     assert done(frames)[0]["error"] == "connection refused"
     assert frames[-1]["response"]["status"] == "completed"
@@ -293,6 +341,161 @@ def test_a_hosted_call_that_failed_is_told_as_what_it_was(kind: str, shown: dict
     assert "mcp_call.failed" in kinds(frames)
     assert (call["status"], call["output"], call["error"]) == ("failed", None, shown)
     assert done(told([*events, ASK, *text("So."), STOP, END], alias=True))[0]["error"] == "m"
+
+
+# --- custom tools and namespaces
+
+
+def test_a_custom_call_has_a_text_for_its_input() -> None:
+    frames = told([START, ASK, *custom_call("call_a", "*** Begin", "\n"), CALLED, END])
+    assert kinds(frames)[2:-1] == [
+        "output_item.added",
+        "custom_tool_call_input.delta",
+        "custom_tool_call_input.delta",
+        "custom_tool_call_input.done",
+        "output_item.done",
+    ]
+    assert done(frames) == [
+        {
+            "id": item_id("custom_tool_call", TURN, 0),
+            "type": "custom_tool_call",
+            "status": "completed",
+            "call_id": "call_a",
+            "name": "patch",
+            "input": "*** Begin\n",
+        }
+    ]
+
+
+def test_an_empty_input_of_a_custom_call_stays_empty() -> None:
+    frames = told([START, ASK, *custom_call("call_a"), CALLED, END])
+    assert [item["input"] for item in done(frames)] == [""]
+    assert of(frames, "custom_tool_call_input.delta") == []
+
+
+def test_a_namespace_is_shown_only_where_there_is_one() -> None:
+    call = [CallStarted("call_b", "weather", "client", "geo"), *text("{}", block="arguments")]
+    frames = told([START, ASK, *client_call("call_a"), *call, *custom_call("call_c", namespace="edit"), CALLED, END])
+    assert [item.get("namespace", "absent") for item in done(frames)] == ["absent", "geo", "edit"]
+    assert [frame["item"].get("namespace") for frame in of(frames, "output_item.added")] == [None, "geo", "edit"]
+
+
+# --- approvals
+
+
+def test_a_call_that_needs_approval_is_told_when_it_is_whole() -> None:
+    frames = told([START, ASK, *unapproved_call("call_a", '{"q":', "1}"), *unapproved_call("call_b"), CALLED, END])
+    assert kinds(frames)[2:-1] == ["output_item.added", "output_item.done"] * 2
+    asked = {"type": "mcp_approval_request", "server_label": "docs", "name": "search"}
+    assert [frame["item"]["arguments"] for frame in of(frames, "output_item.added")] == ["", ""]
+    assert done(frames) == [
+        {"id": item_id("mcp_approval_request", TURN, 0), "status": "completed", "arguments": '{"q":1}', **asked},
+        {"id": item_id("mcp_approval_request", TURN, 1), "status": "completed", "arguments": "{}", **asked},
+    ]
+    assert frames[-1]["response"]["status"] == "completed"
+
+
+def test_a_request_for_approval_that_was_cut_is_incomplete() -> None:
+    short = InferenceCompleted(AT + 2, "length")
+    end = TurnCompleted(AT + 3, "out_of_tokens")
+    [request] = done(told([START, ASK, *unapproved_call("call_a", '{"q'), short, end]))
+    assert (request["status"], request["arguments"]) == ("incomplete", '{"q')
+
+
+def test_calls_that_the_client_allowed_run_before_the_model_is_asked() -> None:
+    asked: list[Event] = [START, LISTED, allowed(a='{"q":1}', b=""), GATHERED]
+    ran: list[Event] = [ToolStarted(AT + 2, "a"), ToolStarted(AT + 2, "b"), answer("b"), answer("a", "both")]
+    frames = told([*asked, *ran, ASK, *text("So."), STOP, END])
+    call = ["output_item.added", "mcp_call.in_progress", "mcp_call_arguments.delta", "mcp_call_arguments.done"]
+    assert kinds(frames)[6:14] == [*call, *call]
+    listing, first, second, _ = done(frames)
+    assert (first["approval_request_id"], first["arguments"], first["output"]) == ("mcpr_a", '{"q":1}', "both")
+    assert (second["approval_request_id"], second["arguments"], second["output"]) == ("mcpr_b", "{}", "found")
+    added = [frame["item"] for frame in of(frames, "output_item.added")[1:3]]
+    assert [item["approval_request_id"] for item in added] == ["mcpr_a", "mcpr_b"]
+    assert output_items(folded([*asked, answer("b")])) == [listing]
+
+
+def test_a_call_that_nobody_had_to_allow_says_so() -> None:
+    events = [START, ASK, *hosted_call("call_a", "{}"), CALLED, answer("call_a"), END]
+    assert done(told(events))[0]["approval_request_id"] is None
+
+
+def test_an_allowed_call_stays_open_when_its_driver_is_lost() -> None:
+    lost = [START, allowed(a="{}", b="{}"), GATHERED, answer("a"), ToolStarted(AT + 4, "b"), TakenOver(AT + 5)]
+    frames = told([*lost, answer("b"), ASK, *text("So."), STOP, END])
+    assert [item["status"] for item in done(frames)] == ["completed"] * 3
+
+
+# --- sealed text
+
+
+def test_a_compaction_shows_its_summary_only_sealed() -> None:
+    frames = told([START, Compacted(AT + 1, "They like tea.", USAGE), GATHERED, ASK, *text("ok"), STOP, END])
+    assert kinds(frames)[2:5] == ["output_item.added", "compaction.compacting", "output_item.done"]
+    opened, compaction = of(frames, "output_item.added")[0]["item"], done(frames)[0]
+    assert opened == {**compaction, "status": "in_progress", "encrypted_content": ""}
+    assert compaction["encrypted_content"] == sealed("They like tea.")
+    assert "tea" not in json.dumps(frames)
+    assert frames[-1]["response"]["usage"]["total_tokens"] == 24
+
+
+def test_a_summary_that_cannot_be_sealed_is_not_shown() -> None:
+    [compaction] = output_items(folded([START, Compacted(AT + 1, "They like tea.")]))
+    assert compaction["encrypted_content"] == ""
+
+
+def test_reasoning_is_sealed_for_whoever_asked_for_it() -> None:
+    rest = [ASK, *text("Let me ", "see.", block="reasoning"), *text("42"), STOP, END]
+    frames = told([SEALING, *rest])
+    assert done(frames)[0]["encrypted_content"] == sealed("Let me see.")
+    assert "encrypted_content" not in of(frames, "output_item.added")[0]["item"]
+    assert "encrypted_content" not in done(told([START, *rest]))[0]
+    assert "encrypted_content" not in output_items(folded([SEALING, *rest]))[0]
+
+
+# --- background
+
+
+def test_a_turn_in_the_background_is_queued_until_something_is_done_for_it() -> None:
+    frames = told([BACKGROUND, ASK, *text("ok"), STOP, END])
+    assert kinds(frames)[:4] == ["created", "queued", "in_progress", "output_item.added"]
+    assert [frame["response"]["status"] for frame in frames[:3]] == ["queued", "queued", "in_progress"]
+    waiting = response_json(folded([BACKGROUND]))
+    check_response(waiting)
+    assert waiting == frames[0]["response"]
+    assert response_json(folded([BACKGROUND, ASK]))["status"] == "in_progress"
+
+
+@pytest.mark.parametrize("first", [LISTED, GATHERED, Compacted(AT + 1, "x"), allowed(a="{}"), ASK])
+def test_the_first_event_behind_the_queue_comes_after_in_progress(first: Event) -> None:
+    encoder = ResponseEncoder(TURN)
+    assert kinds(encoder.encode(BACKGROUND)) == ["created", "queued"]
+    assert kinds(encoder.encode(first))[0] == "in_progress"
+    assert "in_progress" not in kinds(encoder.encode(TakenOver(AT + 9)))
+
+
+def test_a_queued_turn_that_is_cancelled_says_nothing_more() -> None:
+    frames = told([BACKGROUND, TurnCancelled(AT + 3)], cancelled=True)
+    assert kinds(frames) == ["created", "queued"]
+    shown = response_json(folded([BACKGROUND, TurnCancelled(AT + 3)]))
+    assert (shown["status"], shown["error"], shown["usage"]["total_tokens"]) == ("cancelled", None, 0)
+
+
+def test_a_queued_turn_that_fails_never_was_in_progress() -> None:
+    frames = told([BACKGROUND, TurnFailed(AT + 3, "internal_error", "x")])
+    assert kinds(frames) == ["created", "queued", "failed"]
+
+
+@pytest.mark.parametrize("unlogged", [0, 3])
+def test_a_queued_turn_that_is_taken_over_is_in_progress_once_and_then_fills_the_numbers(unlogged: int) -> None:
+    frames = told([BACKGROUND, TakenOver(AT + 1, unlogged), ASK, *text("ok"), STOP, END])
+    assert kinds(frames)[: 4 + unlogged] == [
+        "created",
+        "queued",
+        *["in_progress"] * (1 + unlogged),
+        "output_item.added",
+    ]
 
 
 # --- how it ends
@@ -361,6 +564,10 @@ def test_too_many_model_calls_is_incomplete_and_on_the_alias_completed() -> None
         ([ASK, *hosted_call("call_a", "{}"), CALLED], ["mcp_call"]),
         ([ASK, *hosted_call("call_a", "{}"), *hosted_call("call_b"), CALLED, answer("call_b")], ["mcp_call"]),
         ([ASK, *hosted_call("call_a", "{}"), CALLED, answer("call_a")], []),
+        ([ASK, *custom_call("call_a", "*** B")], ["custom_tool_call"]),
+        ([ASK, *unapproved_call("call_a", '{"c')], ["mcp_approval_request"]),
+        ([ASK, *unapproved_call("call_a", "{}"), *text("Hal")], ["message"]),
+        ([Compacted(AT + 1, "x"), allowed(a="{}", b="{}"), GATHERED, answer("b")], ["mcp_call"]),
     ],
 )
 def test_a_failure_closes_what_is_open_wherever_it_strikes(before: list[Event], open_types: list[str]) -> None:
@@ -402,7 +609,7 @@ def test_a_failure_has_a_code_that_clients_know(code: str, shown: str, kind: str
 
 
 def test_a_takeover_fills_the_numbers_that_may_have_been_used() -> None:
-    frames = told([START, LISTED, Gathered(AT), TakenOver(AT + 1, 3), ASK, *text("Hi"), STOP, END])
+    frames = told([START, LISTED, GATHERED, TakenOver(AT + 1, 3), ASK, *text("Hi"), STOP, END])
     fillers = of(frames, "in_progress")[1:]
     assert [frame["sequence_number"] for frame in fillers] == [6, 7, 8]
     assert all(frame["response"]["output"] == done(frames)[:1] for frame in fillers)
@@ -546,7 +753,14 @@ def test_a_response_repeats_what_was_asked() -> None:
             {"type": "function", "name": "f", "strict": True},
             {"type": "mcp", "server_label": "a", "server_url": "https://user:pw@mcp.example.com:8443/key/mcp?token=1"},
             {"type": "mcp", "server_label": "b", "server_url": "https://mcp.example.com/"},
-            {"type": "namespace", "name": "n", "tools": [{"x": None}]},
+            {
+                "type": "namespace",
+                "name": "n",
+                "description": "d",
+                "tools": [{"type": "function", "name": "f"}, {"type": "custom", "name": "c"}],
+            },
+            {"type": "custom", "name": "c", "format": {"type": "text"}},
+            {"type": "mcp", "server_label": "c", "server_url": "https://x", "require_approval": {"never": {}}},
         ],
         "text": {"format": schema, "verbosity": "low"},
         "reasoning": {"effort": "low", "context": "auto"},
@@ -556,11 +770,13 @@ def test_a_response_repeats_what_was_asked() -> None:
     }
     shown = response_json(Turn(TURN, started_at=AT, settings=settings))
     check_response(shown)
-    function, redacted, origin, unknown = shown["tools"]
+    function, redacted, origin, namespace, custom, asking = shown["tools"]
     assert function == {"type": "function", "name": "f", "description": None, "parameters": None, "strict": True}
     assert redacted["server_url"] == "https://mcp.example.com:8443/<redacted>"
     assert origin["server_url"] == "https://mcp.example.com"
-    assert unknown == settings["tools"][3]  # type: ignore[index]
+    inner = {"type": "function", "name": "f", "description": None, "parameters": None, "strict": None}
+    assert namespace["tools"] == [inner, {"type": "custom", "name": "c"}]
+    assert (custom, asking) == (settings["tools"][4], settings["tools"][5])  # type: ignore[index]
     assert shown["text"] == {"format": {**schema, "description": None, "strict": False}, "verbosity": "low"}
     assert shown["reasoning"] == {"effort": "low", "summary": None, "context": "auto"}
     assert (shown["temperature"], shown["store"], shown["instructions"]) == (0, False, "Be brief.")
@@ -610,53 +826,123 @@ def test_listed_hosted_calls_show_their_outcome_or_null() -> None:
     assert (shown["status"], shown["output"], shown["error"]) == ("incomplete", None, None)
 
 
+def test_what_the_server_keeps_with_an_item_is_not_listed() -> None:
+    given = (
+        {"type": "compaction", "encrypted_content": "zzz", "summary": "They like tea."},
+        {"type": "reasoning", "encrypted_content": "yyy", "opened": "Let me see."},
+        {"type": "mcp_approval_response", "approval_request_id": "mcpr_1", "approve": True, "call_id": "call_1"},
+    )
+    compaction, reasoning, response = input_items(Turn(TURN, input=given))
+    assert (compaction["encrypted_content"], reasoning["encrypted_content"]) == ("zzz", "yyy")
+    assert reasoning["summary"] == []
+    assert set(compaction) == {"id", "type", "status", "encrypted_content"}
+    assert set(response) == {"id", "type", "status", "approval_request_id", "approve"}
+    assert set(reasoning) == {"id", "type", "status", "encrypted_content", "summary"}
+
+
+def test_a_file_is_listed_as_it_was_given() -> None:
+    fetched = {"type": "input_file", "file_url": "https://x/y", "file_data": "QQ==", "text": "A"}
+    sent = {"type": "input_file", "file_data": "QQ==", "filename": "a.txt", "text": "A"}
+    given = (
+        {"type": "message", "role": "user", "content": [fetched, sent]},
+        {"type": "function_call_output", "call_id": "call_1", "output": [fetched, sent]},
+        {"type": "custom_tool_call_output", "call_id": "call_2", "output": "plain"},
+    )
+    message, output, plain = input_items(Turn(TURN, input=given))
+    shown = [
+        {"type": "input_file", "file_url": "https://x/y"},
+        {"type": "input_file", "file_data": "QQ==", "filename": "a.txt"},
+    ]
+    assert (message["content"], output["output"], plain["output"]) == (shown, shown, "plain")
+
+
+def test_every_listed_item_has_an_id_a_type_and_a_status() -> None:
+    given = ({"type": "shell_call", "action": {}}, {"type": "message", "role": "user", "content": "Hi", "id": "m"})
+    for item in input_items(Turn(TURN, input=given)):
+        assert item["id"]
+        assert item["type"]
+        assert item["status"] == "completed"
+
+
 # --- any turn at all
+
+
+RUNNERS: dict[str, Any] = {
+    "client": {"runner": "client"},
+    "namespaced": {"runner": "client", "group": "geo"},
+    "custom": {"runner": "client", "kind": "custom"},
+    "server": {"runner": "server", "group": "docs"},
+    "approval": {"runner": "approval", "group": "docs"},
+    "unknown": {"runner": "unknown"},
+}
 
 
 @st.composite
 def turns(draw: st.DrawFn) -> list[Event]:
-    """A turn of one or more model messages, with hosted calls answered in any order, cut anywhere and ended anyhow."""
-    listings: list[Event] = draw(st.lists(st.just(LISTED), max_size=1))
-    events: list[Event] = [START, *listings, Gathered(AT)]
+    """A turn of one or more model messages, told to its end or stopped anywhere, cancelled or failed."""
     calls = iter(f"call_{number}" for number in range(1000))
-    for _ in range(draw(st.integers(1, 3))):
-        message, hosted = draw(messages(calls))
+    events: list[Event] = [start(draw), *gathered(draw, calls)]
+    for _ in range(draw(st.integers(0, 3))):
+        message, hosted = said(draw, calls)
         events += [ASK, *message]
-        if draw(st.integers(0, 5)) == 0:
-            events.append(TakenOver(AT + 1, draw(st.integers(0, 3))))
-            continue
-        events.append(InferenceCompleted(AT + 2, "tool_calls", USAGE))
-        order = draw(st.permutations(hosted))
-        events += [answer(call_id) for call_id in order[: draw(st.integers(0, len(order)))]]
-        if len(order) and events[-1] != answer(order[-1]):
-            ends: list[Event] = [TurnFailed(AT + 4, "internal_error", "x"), TurnCancelled(AT + 4)]
-            return [*events, draw(st.sampled_from(ends))]
+        if draw(st.booleans()):
+            events.append(TakenOver(AT + 2, draw(st.integers(0, 3))))
+        else:
+            events += [CALLED, *answers(draw, hosted)]
     finish: Any = draw(st.sampled_from(["stop", "length", "content_filter"]))
     reason: Any = {"stop": None, "length": "out_of_tokens", "content_filter": "content_filter"}[finish]
-    message, hosted = draw(messages(calls))
+    message, hosted = said(draw, calls)
     events += [ASK, *message, InferenceCompleted(AT + 2, finish, USAGE)]
-    if finish == "stop":
-        events += [answer(call_id) for call_id in draw(st.permutations(hosted))]
-    return [*events, TurnCompleted(AT + 5, reason)]
+    events += [*(answers(draw, hosted) if finish == "stop" else []), TurnCompleted(AT + 5, reason)]
+    return stopped(draw, events) if draw(st.integers(0, 2)) == 2 else events
 
 
-@st.composite
-def messages(draw: st.DrawFn, calls: Any) -> tuple[list[Event], list[str]]:
+def start(draw: st.DrawFn) -> Event:
+    include = draw(st.sampled_from([[], ["reasoning.encrypted_content"]]))
+    return TurnStarted(AT, START.input, {**SETTINGS, "background": draw(st.booleans()), "include": include})
+
+
+def gathered(draw: st.DrawFn, calls: Iterator[str]) -> list[Event]:
+    """What happens before the first model call; the driver may be lost meanwhile."""
+    found: list[Event] = [Compacted(AT + 1, "They like tea.", USAGE)] if draw(st.booleans()) else []
+    found += [LISTED] if draw(st.booleans()) else []
+    arguments = draw(st.lists(st.sampled_from(["", "{}", '{"q":1}']), max_size=3))
+    named = {next(calls): given for given in arguments}
+    lost: list[Event] = [TakenOver(AT + 2, draw(st.integers(0, 3)))] if draw(st.integers(0, 4)) == 0 else []
+    place = draw(st.integers(0, len(found)))
+    found = [*found[:place], *lost, *found[place:]]
+    return [*found, *([allowed(**named)] if named else []), GATHERED, *answers(draw, list(named))]
+
+
+def answers(draw: st.DrawFn, hosted: list[str]) -> list[Event]:
+    """The answers to these calls in any order; the driver may be lost meanwhile, which closes none of them."""
+    events: list[Event] = [answer(call_id) for call_id in draw(st.permutations(hosted))]
+    if events and draw(st.integers(0, 4)) == 0:
+        events.insert(draw(st.integers(0, len(events))), TakenOver(AT + 3, draw(st.integers(0, 3))))
+    return events
+
+
+def stopped(draw: st.DrawFn, events: list[Event]) -> list[Event]:
+    """The beginning of the turn, which then is cancelled or fails; its driver may have been ahead of the log."""
+    kept = events[: draw(st.integers(1, len(events) - 1))]
+    ahead: list[Event] = draw(st.sampled_from([[], [TakenOver(AT + 4, 2)]]))
+    ends: list[Event] = [TurnFailed(AT + 4, "internal_error", "x"), TurnCancelled(AT + 4)]
+    return [*kept, *ahead, draw(st.sampled_from(ends))]
+
+
+def said(draw: st.DrawFn, calls: Iterator[str]) -> tuple[list[Event], list[str]]:
     """What one model message says, and the calls in it that the server must answer."""
     events: list[Event] = []
     hosted: list[str] = []
-    for block in draw(
-        st.lists(st.sampled_from(["text", "refusal", "reasoning", "client", "server", "unknown"]), max_size=5)
-    ):
+    for block in draw(st.lists(st.sampled_from(["text", "refusal", "reasoning", "server", *RUNNERS]), max_size=5)):
         parts = draw(st.lists(st.text("aé {}", min_size=1, max_size=3), max_size=2))
-        if block in ("text", "refusal", "reasoning"):
+        if block not in RUNNERS:
             events += text(*(parts or ["x"]), block=block)
             continue
         call_id = next(calls)
-        if block != "client":
+        if RUNNERS[block]["runner"] in ("server", "unknown"):
             hosted.append(call_id)
-        runner: Any = block
-        events += [CallStarted(call_id, "tool", runner, "docs"), *text(*parts, block="arguments")]
+        events += [CallStarted(call_id, "tool", **RUNNERS[block]), *text(*parts, block="arguments")]
     return events, hosted
 
 
@@ -665,13 +951,6 @@ def test_any_turn_makes_a_stream_without_fault_and_the_turn_agrees_at_every_mome
     events: list[Event], alias: bool
 ) -> None:
     told(events, alias=alias, cancelled=isinstance(events[-1], TurnCancelled))
-    encoder = ResponseEncoder(TURN, alias=alias)
-    finished: dict[int, Any] = {}
-    turn = Turn(TURN)
-    for event in events:
-        finished |= {frame["output_index"]: frame["item"] for frame in of(encoder.encode(event), "output_item.done")}
-        turn = evolve(turn, event)
-        assert output_items(turn, alias=alias) == [finished[place] for place in sorted(finished)]
 
 
 def test_evolve_agrees_with_the_stream_where_no_driver_was_lost() -> None:
@@ -708,6 +987,24 @@ def changed(kind: str, *path: Any, to: Any) -> Any:
         for step in path[:-1]:
             target = target[step]
         target[path[-1]] = to
+
+    return spoil
+
+
+def opened(index: int, key: str, *, to: Any) -> Any:
+    return changed_at("output_item.added", index, key, to)
+
+
+def finished(index: int, key: str, *, to: Any) -> Any:
+    """Another value of a done item, in its own frame and in the terminal one alike."""
+    return changed_at("output_item.done", index, key, to)
+
+
+def changed_at(kind: str, index: int, key: str, to: Any) -> Any:
+    def spoil(frames: list[dict[str, Any]]) -> None:
+        of(frames, kind)[index]["item"][key] = to
+        if kind == "output_item.done":
+            frames[-1]["response"]["output"][index][key] = to
 
     return spoil
 
@@ -775,6 +1072,58 @@ def test_the_checker_finds_what_is_wrong_with_a_stream(spoil: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    "spoil",
+    [
+        without("queued"),
+        without("in_progress"),
+        swapped("queued", "in_progress"),
+        without("compaction.compacting"),
+        without("custom_tool_call_input.delta"),
+        without("custom_tool_call_input.done"),
+        changed("created", "response", "status", to="in_progress"),
+        changed("queued", "response", "status", to="in_progress"),
+        changed("created", "response", "background", to=False),
+        changed("custom_tool_call_input.done", "input", to="other"),
+        opened(0, "encrypted_content", to="early"),
+        opened(1, "approval_request_id", to="mcpr_other"),
+        opened(1, "error", to={"type": "http_error"}),
+        opened(2, "namespace", to="other"),
+        opened(3, "arguments", to="{}"),
+        finished(0, "status", to="incomplete"),
+        finished(0, "encrypted_content", to=None),
+        finished(0, "summary", to="They like tea."),
+        finished(1, "approval_request_id", to=None),
+        finished(2, "input", to="other"),
+        finished(2, "namespace", to=""),
+        finished(2, "status", to="failed"),
+        finished(3, "arguments", to=""),
+        finished(3, "call_id", to="call_c"),
+        finished(3, "status", to="failed"),
+    ],
+)
+def test_the_checker_finds_what_is_wrong_with_a_stream_of_the_rarer_kinds(spoil: Any) -> None:
+    gathered = [Compacted(AT + 1, "They like tea."), allowed(a="{}"), GATHERED, answer("a")]
+    calls = [*custom_call("call_b", "x", "y", namespace="edit"), *unapproved_call("call_c", "{}")]
+    frames = told([BACKGROUND, *gathered, ASK, *calls, CALLED, END])
+    spoil(frames)
+    with pytest.raises(AssertionError):
+        check_stream(b"".join(sse.frame(frame, frame["type"]) for frame in frames) + sse.DONE)
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        [START, ASK, *text("Hi"), Compacted(AT + 1, "x"), STOP, END],
+        [START, Compacted(AT + 1, "x"), Compacted(AT + 1, "x"), END],
+        [START, ASK, *text("Hi"), STOP, allowed(a="{}"), answer("a"), END],
+    ],
+)
+def test_the_checker_knows_what_comes_before_the_model_is_asked(events: list[Event]) -> None:
+    with pytest.raises(AssertionError):
+        check_stream(raw_stream(events))
+
+
+@pytest.mark.parametrize(
     ("old", "new"),
     [
         (b"\n\ndata: [DONE]", b"\n\ndata: [DONE]\n\ndata: [DONE]"),
@@ -804,3 +1153,16 @@ def test_the_checker_wants_to_know_of_crashes_and_cancels() -> None:
     check_stream(cancel, cancelled=True)
     with pytest.raises(AssertionError):
         check_stream(raw_stream([START, END]), cancelled=True)
+    check_stream(raw_stream([BACKGROUND, TurnCancelled(AT + 3)]), cancelled=True)
+    with pytest.raises(AssertionError):
+        check_stream(raw_stream([BACKGROUND]), cancelled=False)
+
+
+def test_the_checker_wants_hosted_calls_to_close_in_their_order() -> None:
+    calls = [*hosted_call("call_a", "{}"), *hosted_call("call_b", "{}")]
+    frames = told([START, ASK, *calls, CALLED, answer("call_a"), answer("call_b"), END])
+    *before, a, a_done, b, b_done, end = frames
+    swapped_ = [*before, b, b_done, a, a_done, end]
+    body = b"".join(sse.frame({**f, "sequence_number": n}, f["type"]) for n, f in enumerate(swapped_)) + sse.DONE
+    with pytest.raises(AssertionError, match="closed before"):
+        check_stream(body)

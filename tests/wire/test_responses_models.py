@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-import base64
+import itertools
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from turnloom.domain.errors import InvalidRequest
-from turnloom.domain.message import Spec
+from turnloom.domain.message import Spec, ToolFilter
 from turnloom.usecases.response_spec import spec_of
-from turnloom.wire.responses_api.models import CreateRequest, parse_create
+from turnloom.wire.responses_api.models import (
+    CompactRequest,
+    ConversationRequest,
+    CreateRequest,
+    parse_compact,
+    parse_conversation,
+    parse_count,
+    parse_create,
+    parse_items,
+    parse_metadata,
+)
 
 FUNCTION: dict[str, Any] = {"type": "function", "name": "weather", "parameters": {"type": "object"}}
 SERVER: dict[str, Any] = {
@@ -20,6 +31,8 @@ SERVER: dict[str, Any] = {
     "server_url": "https://mcp.example.com/mcp",
     "require_approval": "never",
 }
+CUSTOM: dict[str, Any] = {"type": "custom", "name": "c"}
+NAMESPACE: dict[str, Any] = {"type": "namespace", "name": "n", "tools": []}
 
 
 def parsed(*, alias: bool = False, **body: Any) -> CreateRequest:
@@ -30,6 +43,12 @@ def refused(body: Any, *, alias: bool = False) -> InvalidRequest:
     with pytest.raises(InvalidRequest) as raised:
         parse_create(body, alias)
     return raised.value
+
+
+def problem_of(parse: Callable[[Any], Any], body: Any) -> tuple[str, str | None]:
+    with pytest.raises(InvalidRequest) as raised:
+        parse(body)
+    return raised.value.code, raised.value.param
 
 
 def spec(*, cap: int = 50, **settings: Any) -> Spec:
@@ -48,7 +67,17 @@ def test_a_string_is_one_message_of_the_user() -> None:
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"{", b"[1]", b'"x"', b"\xff{}", b'{"model": NaN}', b'{"model": "\\ud800", "input": "x"}', b"[" * 100_000],
+    [
+        b"",
+        b"{",
+        b"[1]",
+        b'"x"',
+        b"\xff{}",
+        b'{"model": NaN}',
+        b'{"model": "\\ud800", "input": "x"}',
+        b"[" * 100_000,
+        b'{"model": "m", "input": "x", "y":' + b"[" * 100 + b"]" * 100 + b"}",
+    ],
 )
 def test_a_body_that_is_no_json_object_is_refused(body: bytes) -> None:
     assert refused(body).code == "invalid_request"
@@ -159,6 +188,52 @@ def test_the_stream_parameters_are_not_settings() -> None:
         ({"tools": [{**SERVER, "headers": {"a": 1}}]}, "invalid_type", "tools[0].headers.a"),
         ({"tools": [{**SERVER, "allowed_tools": [1]}]}, "invalid_type", "tools[0].allowed_tools.tool_names[0]"),
         ({"tools": [SERVER, SERVER]}, "invalid_value", "tools[1].server_label"),
+        ({"tools": [{**SERVER, "server_url": "https://[/x"}]}, "invalid_value", "tools[0].server_url"),
+        ({"tools": [FUNCTION, {"type": "x"}, FUNCTION]}, "invalid_value", "tools[2].name"),
+        ({"tools": [FUNCTION, {"type": "custom", "name": "weather"}]}, "invalid_value", "tools[1].name"),
+        ({"tools": [{"type": "custom"}]}, "missing_required_parameter", "tools[0].name"),
+        ({"tools": [{**CUSTOM, "format": "text"}]}, "invalid_type", "tools[0].format"),
+        ({"tools": [{**CUSTOM, "format": {"type": "yaml"}}]}, "invalid_value", "tools[0].format.type"),
+        (
+            {"tools": [{**CUSTOM, "format": {"type": "grammar", "syntax": "bnf", "definition": "x"}}]},
+            "invalid_value",
+            "tools[0].format.syntax",
+        ),
+        (
+            {"tools": [{**CUSTOM, "format": {"type": "grammar", "syntax": "regex"}}]},
+            "missing_required_parameter",
+            "tools[0].format.definition",
+        ),
+        ({"tools": [{"type": "namespace", "tools": []}]}, "missing_required_parameter", "tools[0].name"),
+        ({"tools": [{**NAMESPACE, "tools": {}}]}, "invalid_type", "tools[0].tools"),
+        ({"tools": [{**NAMESPACE, "tools": [1]}]}, "invalid_type", "tools[0].tools[0]"),
+        ({"tools": [{**NAMESPACE, "tools": [{}]}]}, "missing_required_parameter", "tools[0].tools[0].type"),
+        (
+            {"tools": [{**NAMESPACE, "tools": [FUNCTION, {"type": "function", "name": 1}]}]},
+            "invalid_type",
+            "tools[0].tools[1].name",
+        ),
+        ({"background": True, "store": False}, "invalid_value", "background"),
+        ({"background": "yes"}, "invalid_type", "background"),
+        ({"conversation": 1}, "invalid_type", "conversation"),
+        ({"conversation": ""}, "invalid_value", "conversation.id"),
+        ({"conversation": {}}, "missing_required_parameter", "conversation.id"),
+        ({"conversation": {"id": 1}}, "invalid_type", "conversation.id"),
+        ({"conversation": "conv_1", "previous_response_id": "resp_1"}, "invalid_value", "conversation"),
+        ({"previous_response_id": ""}, "invalid_value", "previous_response_id"),
+        ({"context_management": {}}, "invalid_type", "context_management"),
+        ({"context_management": [1]}, "invalid_type", "context_management[0]"),
+        ({"context_management": [{"type": "trim"}]}, "invalid_value", "context_management[0].type"),
+        (
+            {"context_management": [{"type": "compaction", "compact_threshold": None}]},
+            "missing_required_parameter",
+            "context_management[0].compact_threshold",
+        ),
+        (
+            {"context_management": [{"type": "compaction", "compact_threshold": 0}]},
+            "invalid_value",
+            "context_management[0].compact_threshold",
+        ),
         ({"text": {"format": {"type": "grammar"}}}, "invalid_value", "text.format.type"),
         (
             {"text": {"format": {"type": "json_schema", "name": "n"}}},
@@ -179,25 +254,11 @@ def test_an_invalid_parameter_is_named_by_its_path(body: dict[str, Any], code: s
 @pytest.mark.parametrize(
     ("body", "param"),
     [
-        ({"background": True}, "background"),
-        ({"conversation": "conv_1"}, "conversation"),
-        ({"conversation": "conv_1", "previous_response_id": "resp_1"}, "conversation"),
         ({"prompt": {"id": "p"}}, "prompt"),
         ({"guardrails": True}, "guardrails"),
         ({"moderation": {"model": "x", "policy": {"input": {"mode": "block"}}}}, "moderation"),
         ({"tools": [{**SERVER, "connector_id": "c"}]}, "tools[0].connector_id"),
-        ({"tools": [{**SERVER, "require_approval": "always"}]}, "tools[0].require_approval"),
-        ({"tools": [{**SERVER, "require_approval": {"never": {}}}]}, "tools[0].require_approval"),
-        ({"tools": [{**SERVER, "require_approval": None}]}, "tools[0].require_approval"),
-        ({"input": [{"type": "mcp_approval_response", "approve": True}]}, "input[0]"),
-        (
-            {"input": [{"role": "user", "content": [{"type": "input_image", "file_id": "f"}]}]},
-            "input[0].content[0].file_id",
-        ),
-        (
-            {"input": [{"role": "user", "content": [{"type": "input_file", "file_url": "f"}]}]},
-            "input[0].content[0].file_url",
-        ),
+        ({"tools": [{**SERVER, "tunnel_id": "c"}]}, "tools[0].tunnel_id"),
     ],
 )
 def test_what_is_not_built_is_refused_aloud(body: dict[str, Any], param: str) -> None:
@@ -211,10 +272,32 @@ def test_what_may_be_passed_over_is_passed_over() -> None:
 
 
 def test_a_follow_up_may_have_no_input() -> None:
-    empty: list[dict[str, Any]] = [{}, {"input": []}, {"input": ""}]
-    for given in empty:
-        asked = parse_create({"model": "m", "previous_response_id": "resp_1", **given})
-        assert asked.input == ()
+    standings: list[dict[str, Any]] = [{"previous_response_id": "resp_1"}, {"conversation": "conv_1"}]
+    empty: list[dict[str, Any]] = [{}, {"input": None}, {"input": []}, {"input": ""}]
+    for standing, given in itertools.product(standings, empty):
+        assert parse_create({"model": "m", **standing, **given}).input == ()
+
+
+@pytest.mark.parametrize("named", ["conv_1", {"id": "conv_1"}, {"id": "conv_1", "object": "conversation"}])
+def test_a_conversation_is_named_by_its_id_or_by_an_object(named: Any) -> None:
+    asked = parsed(conversation=named)
+    assert asked.conversation == "conv_1"
+    assert asked.settings == {"model": "m", "conversation": {"id": "conv_1"}}
+
+
+def test_running_in_the_background_is_a_setting() -> None:
+    asked = parsed(background=True, stream=True)
+    assert (asked.background, asked.stream) == (True, True)
+    assert asked.settings == {"model": "m", "background": True}
+    assert (parsed(background=False).background, parsed(background=False).settings) == (False, {"model": "m"})
+
+
+def test_a_threshold_for_compaction_is_kept() -> None:
+    strategy = {"type": "compaction", "compact_threshold": 9}
+    asked = parsed(context_management=[{**strategy, "other": 1}])
+    assert asked.settings == {"model": "m", "context_management": [strategy]}
+    assert spec(**asked.settings).compact_above == 9
+    assert parsed(context_management=[]).settings == {"model": "m"}
 
 
 # --- tools and their secrets
@@ -222,7 +305,8 @@ def test_a_follow_up_may_have_no_input() -> None:
 
 def test_secrets_are_in_nothing_but_the_secrets() -> None:
     tool = {**SERVER, "headers": {"X-Key": "hidden-1"}, "authorization": "hidden-2"}
-    asked = parsed(tools=[tool])
+    inner = {"type": "namespace", "name": "n", "tools": [tool, {"type": "namespace", "name": "n", "tools": [tool]}]}
+    asked = parsed(tools=[tool, inner])
     assert "hidden" not in json.dumps([asked.settings, asked.input])
     assert asked.secrets == {
         "https://mcp.example.com/mcp": {"X-Key": "hidden-1", "Authorization": "Bearer hidden-2"},
@@ -235,117 +319,195 @@ def test_one_server_cannot_have_two_credentials() -> None:
     assert refused({"model": "m", "input": "x", **body}).param == "tools[1]"
 
 
-def test_on_the_alias_a_server_needs_no_approval_unless_asked() -> None:
-    tool = {key: value for key, value in SERVER.items() if key != "require_approval"}
-    assert parsed(tools=[tool], alias=True).settings["tools"] == [tool]
+def test_no_tools_are_as_good_as_none_given() -> None:
+    assert parsed(tools=[]).settings == {"model": "m"}
+
+
+@pytest.mark.parametrize(("alias", "wanted"), [(False, "always"), (True, "never")])
+def test_whether_a_server_needs_approval_is_always_told(alias: bool, wanted: str) -> None:
+    bare = {key: value for key, value in SERVER.items() if key != "require_approval"}
+    for tool in (bare, {**bare, "require_approval": None}):
+        assert parsed(tools=[tool], alias=alias).settings["tools"] == [{**bare, "require_approval": wanted}]
+
+
+@pytest.mark.parametrize(
+    ("policy", "wanted"),
+    [
+        ("always", "always"),
+        ("never", "never"),
+        ({}, {}),
+        ({"always": None, "never": {}}, {"never": {}}),
+        (
+            {"always": ["a"], "never": ["b", "c"]},
+            {"always": {"tool_names": ["a"]}, "never": {"tool_names": ["b", "c"]}},
+        ),
+        (
+            {"always": {"tool_names": ["a"], "read_only": None}, "never": {"read_only": True}},
+            {"always": {"tool_names": ["a"]}, "never": {"read_only": True}},
+        ),
+    ],
+)
+def test_approvals_are_kept_in_one_form(policy: Any, wanted: Any) -> None:
+    [tool] = parsed(tools=[{**SERVER, "require_approval": policy}]).settings["tools"]
+    assert tool["require_approval"] == wanted
+
+
+@pytest.mark.parametrize(
+    ("policy", "code", "path"),
+    [
+        ("sometimes", "invalid_value", ""),
+        (True, "invalid_type", ""),
+        (["a"], "invalid_type", ""),
+        ({"allways": ["a"]}, "invalid_value", ".allways"),
+        ({"always": "a"}, "invalid_type", ".always"),
+        ({"always": {"names": ["a"]}}, "invalid_value", ".always.names"),
+        ({"never": [1]}, "invalid_type", ".never.tool_names[0]"),
+        ({"never": {"read_only": "yes"}}, "invalid_type", ".never.read_only"),
+    ],
+)
+def test_an_approval_that_cannot_be_understood_is_refused(policy: Any, code: str, path: str) -> None:
+    problem = refused({"model": "m", "input": "x", "tools": [{**SERVER, "require_approval": policy}]})
+    assert (problem.code, problem.param) == (code, f"tools[0].require_approval{path}")
+
+
+def test_custom_tools_are_kept_without_what_is_unknown() -> None:
+    grammar = {"type": "grammar", "syntax": "lark", "definition": "start: /a/"}
+    given: list[Any] = [
+        {"type": "custom", "name": "a", "description": "d", "defer_loading": True, "format": None},
+        {"type": "custom", "name": "b", "format": {"type": "text", "x": 1}},
+        {"type": "custom", "name": "c", "format": {**grammar, "x": 1}},
+    ]
+    assert parsed(tools=given).settings["tools"] == [
+        {"type": "custom", "name": "a", "description": "d"},
+        {"type": "custom", "name": "b", "format": {"type": "text"}},
+        {"type": "custom", "name": "c", "format": grammar},
+    ]
+
+
+def test_the_tools_of_a_namespace_are_kept_like_others() -> None:
+    inner = [{**FUNCTION, "output_schema": {}}, {"type": "custom", "name": "c", "x": 1}, {"type": "turnip", "x": None}]
+    given = {"type": "namespace", "name": "crm", "description": "d", "x": 1, "tools": inner}
+    kept = [FUNCTION, {"type": "custom", "name": "c"}, {"type": "turnip", "x": None}]
+    tool = {"type": "namespace", "name": "crm", "description": "d", "tools": kept}
+    asked = parsed(tools=[given, FUNCTION])
+    assert asked.settings["tools"] == [tool, FUNCTION]
+    assert [(each.called, each.namespace) for each in spec(**asked.settings).tools] == [
+        ("weather", "crm"),
+        ("c", "crm"),
+        ("weather", None),
+    ]
+
+
+def test_a_namespace_may_be_empty() -> None:
+    asked = parsed(tools=[{"type": "namespace", "name": "n", "tools": None}])
+    assert asked.settings["tools"] == [NAMESPACE]
+    assert spec(**asked.settings).tools == ()
 
 
 def test_tools_of_unknown_types_are_kept_as_given() -> None:
-    tools = [{"type": "namespace", "name": "n", "x": None}, {"type": "web_search"}, {"type": "custom", "name": "c"}]
+    tools = [{"type": "turnip", "name": "n", "x": None}, {"type": "web_search"}, {"type": "turnip", "name": "n"}]
     assert parsed(tools=tools).settings["tools"] == tools
     assert spec(tools=tools).tools == ()
 
 
-# --- input items
+# --- counting, compaction, conversations
 
 
-def test_items_lose_nulls_and_keys_that_mean_nothing_here() -> None:
-    given: list[Any] = [
-        {"role": "user", "content": [{"type": "text", "text": "Hi", "extra": 1}], "name": "x", "id": None},
-        {
-            "type": "message",
-            "id": "msg_1",
-            "role": "assistant",
-            "status": "completed",
-            "phase": None,
-            "content": [{"type": "output_text", "text": "Ho", "annotations": [], "logprobs": None, "parsed": 1}],
-        },
-        {"type": "function_call", "id": "fc_1", "call_id": "c", "name": "f", "arguments": "{}", "namespace": None},
-        {"type": "function_call_output", "call_id": "c", "output": [{"type": "input_text", "text": "x"}]},
-        {
-            "type": "reasoning",
-            "id": "rs_1",
-            "summary": [{"type": "summary_text", "text": "t", "x": 1}],
-            "content": None,
-        },
-        {"id": "msg_9"},
-    ]
-    assert list(parsed(input=given).input) == [
-        {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "Hi"}]},
-        {
-            "type": "message",
-            "id": "msg_1",
-            "status": "completed",
-            "role": "assistant",
-            "content": [{"type": "output_text", "text": "Ho", "annotations": []}],
-        },
-        {"type": "function_call", "id": "fc_1", "call_id": "c", "name": "f", "arguments": "{}"},
-        {"type": "function_call_output", "call_id": "c", "output": [{"type": "input_text", "text": "x"}]},
-        {"type": "reasoning", "id": "rs_1", "summary": [{"type": "summary_text", "text": "t"}]},
-        {"type": "item_reference", "id": "msg_9"},
-    ]
-
-
-def test_items_of_unknown_types_are_kept_as_given() -> None:
-    given: list[Any] = [{"type": "computer_call", "call_id": "c", "action": None}, {"type": "turnip", "x": [None]}]
-    assert list(parsed(input=given).input) == given
-
-
-def test_an_overlong_id_of_the_clients_is_dropped() -> None:
-    [item] = parsed(input=[{"role": "user", "content": "x", "id": "a" * 65}]).input
-    assert "id" not in item
-
-
-PDF = "data:application/pdf;base64," + base64.b64encode(b"%PDF").decode()
+def test_what_is_counted_is_what_would_be_created() -> None:
+    given: dict[str, Any] = {"model": "m", "input": "Hi", "tools": [SERVER], "conversation": "conv_1"}
+    created = parse_create(given, alias=True)
+    assert parse_count({**given, "stream": 7, "store": False, "background": True}, alias=True) == created
 
 
 @pytest.mark.parametrize(
-    ("item", "code", "param"),
+    ("body", "param"),
     [
-        (1, "invalid_type", "input[0]"),
-        ({}, "missing_required_parameter", "input[0].type"),
-        ({"type": 1}, "invalid_type", "input[0].type"),
-        ({"role": "robot", "content": "x"}, "invalid_value", "input[0].role"),
-        ({"type": "message", "content": "x"}, "missing_required_parameter", "input[0].role"),
-        ({"role": "user"}, "missing_required_parameter", "input[0].content"),
-        ({"role": "user", "content": {}}, "invalid_type", "input[0].content"),
-        ({"role": "user", "content": ["x"]}, "invalid_type", "input[0].content[0]"),
-        ({"role": "user", "content": [{"type": "smell"}]}, "invalid_value", "input[0].content[0].type"),
-        (
-            {"role": "user", "content": [{"type": "input_text"}]},
-            "missing_required_parameter",
-            "input[0].content[0].text",
-        ),
-        (
-            {"role": "user", "content": [{"type": "input_image"}]},
-            "missing_required_parameter",
-            "input[0].content[0].image_url",
-        ),
-        (
-            {"role": "user", "content": [{"type": "input_image", "image_url": "x", "detail": "best"}]},
-            "invalid_value",
-            "input[0].content[0].detail",
-        ),
-        (
-            {"role": "user", "content": [{"type": "input_file", "file_data": "%%%"}]},
-            "invalid_value",
-            "input[0].content[0].file_data",
-        ),
-        (
-            {"role": "user", "content": [{"type": "input_file", "file_data": PDF, "filename": 1}]},
-            "invalid_type",
-            "input[0].content[0].filename",
-        ),
-        ({"type": "function_call", "call_id": "c", "name": "f"}, "missing_required_parameter", "input[0].arguments"),
-        ({"type": "function_call_output", "output": "x"}, "missing_required_parameter", "input[0].call_id"),
-        ({"type": "function_call_output", "call_id": "c", "output": 1}, "invalid_type", "input[0].output"),
-        ({"type": "reasoning", "summary": ["x"]}, "invalid_type", "input[0].summary[0]"),
-        ({"type": "compaction", "encrypted_content": "x"}, "invalid_encrypted_content", "input[0]"),
+        ({"input": "x"}, "model"),
+        ({"model": "m"}, "input"),
+        ({"model": "m", "input": "x", "tools": [{}]}, "tools[0].type"),
     ],
 )
-def test_an_invalid_item_is_named_by_its_path(item: Any, code: str, param: str) -> None:
-    problem = refused({"model": "m", "input": [item]})
-    assert (problem.code, problem.param) == (code, param)
+def test_a_count_needs_what_a_response_needs(body: dict[str, Any], param: str) -> None:
+    assert problem_of(parse_count, body) == ("missing_required_parameter", param)
+
+
+def test_a_compaction_takes_new_items_or_an_earlier_response() -> None:
+    said = {"type": "message", "role": "user", "content": "Hi"}
+    assert parse_compact(b'{"model":"m","input":"Hi","store":true}') == CompactRequest("m", (said,), None, None)
+    earlier = parse_compact({"model": "m", "previous_response_id": "resp_1", "instructions": "i", "input": None})
+    assert earlier == CompactRequest("m", (), "i", "resp_1")
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "param"),
+    [
+        ({"input": "x"}, "missing_required_parameter", "model"),
+        ({"model": 1, "input": "x"}, "invalid_type", "model"),
+        ({"model": "m"}, "missing_required_parameter", "input"),
+        ({"model": "m", "input": []}, "missing_required_parameter", "input"),
+        ({"model": "m", "input": 0}, "invalid_type", "input"),
+        ({"model": "m", "input": [{}]}, "missing_required_parameter", "input[0].type"),
+        ({"model": "m", "input": "x", "instructions": 1}, "invalid_type", "instructions"),
+        ({"model": "m", "previous_response_id": 1}, "invalid_type", "previous_response_id"),
+    ],
+)
+def test_a_compaction_that_cannot_be_made_is_refused(body: dict[str, Any], code: str, param: str) -> None:
+    assert problem_of(parse_compact, body) == (code, param)
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b'{"items":null,"metadata":null}', b'{"items":[],"metadata":{}}'])
+def test_a_conversation_may_be_opened_with_nothing(body: bytes) -> None:
+    assert parse_conversation(body) == ConversationRequest((), {})
+
+
+def test_a_conversation_is_opened_with_items_and_metadata() -> None:
+    opened = parse_conversation(b'{"items":[{"role":"user","content":"Hi","id":null}],"metadata":{"k":"v"},"x":1}')
+    assert opened == ConversationRequest(({"type": "message", "role": "user", "content": "Hi"},), {"k": "v"})
+
+
+@pytest.mark.parametrize(
+    ("metadata", "code", "param"),
+    [
+        ([], "invalid_type", "metadata"),
+        ({"k": 1}, "invalid_type", "metadata.k"),
+        ({"k": "v" * 513}, "invalid_value", "metadata.k"),
+        ({"k" * 65: "v"}, "invalid_value", "metadata." + "k" * 65),
+        ({str(n): "" for n in range(17)}, "invalid_value", "metadata"),
+    ],
+)
+def test_metadata_has_the_same_limits_everywhere(metadata: Any, code: str, param: str) -> None:
+    body = {"model": "m", "input": "x", "metadata": metadata}
+    for parse in (parse_create, parse_conversation, parse_metadata):
+        assert problem_of(parse, body) == (code, param)
+
+
+def test_metadata_can_be_replaced_by_none_but_not_by_nothing() -> None:
+    assert parse_metadata(b'{"metadata":{"k":"v"}}') == {"k": "v"}
+    assert parse_metadata(b'{"metadata":null}') == {}
+    assert problem_of(parse_metadata, b"{}") == ("missing_required_parameter", "metadata")
+
+
+def test_a_conversation_takes_twenty_items_at_once() -> None:
+    items = [{"role": "user", "content": str(n)} for n in range(21)]
+    assert [item["content"] for item in parse_items({"items": items[:20]})] == [str(n) for n in range(20)]
+    assert len(parse_conversation({"items": items[:20]}).items) == 20
+    for parse in (parse_items, parse_conversation):
+        assert problem_of(parse, {"items": items}) == ("invalid_value", "items")
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "param"),
+    [
+        ({}, "missing_required_parameter", "items"),
+        ({"items": None}, "missing_required_parameter", "items"),
+        ({"items": []}, "invalid_value", "items"),
+        ({"items": "Hi"}, "invalid_type", "items"),
+        ({"items": ["Hi"]}, "invalid_type", "items[0]"),
+        ({"items": [{"role": "user", "content": [{"type": "smell"}]}]}, "invalid_value", "items[0].content[0].type"),
+    ],
+)
+def test_items_that_a_conversation_cannot_take_are_refused(body: dict[str, Any], code: str, param: str) -> None:
+    assert problem_of(parse_items, body) == (code, param)
 
 
 # --- the rules of a turn
@@ -370,9 +532,9 @@ def test_mcp_tools_are_servers_to_be_listed() -> None:
     named = {**SERVER, "server_label": "b", "allowed_tools": ["x"]}
     reading = {**SERVER, "server_label": "c", "allowed_tools": {"tool_names": ["y"], "read_only": True}}
     first, second, third = spec(tools=[SERVER, named, reading]).servers
-    assert (first.label, first.endpoint, first.allowed) == ("docs", "https://mcp.example.com/mcp", None)
-    assert second.allowed == frozenset("x")
-    assert (third.allowed, third.read_only) == (frozenset("y"), True)
+    assert (first.label, first.endpoint, first.allowed) == ("docs", "https://mcp.example.com/mcp", ToolFilter())
+    assert second.allowed == ToolFilter(frozenset("x"))
+    assert third.allowed == ToolFilter(frozenset("y"), read_only=True)
 
 
 def test_sampling_is_sent_only_when_given() -> None:
@@ -417,7 +579,7 @@ def test_model_calls_are_limited_by_the_request_and_the_deployment() -> None:
         ("required", [SERVER], "required"),
         ({"type": "function", "name": "weather"}, [FUNCTION], "weather"),
         ({"type": "mcp", "server_label": "docs", "name": "search"}, [FUNCTION, SERVER], "search"),
-        ({"type": "mcp", "server_label": "docs"}, [SERVER], "required"),
+        ({"type": "mcp", "server_label": "docs"}, [FUNCTION, SERVER], "required"),
     ],
 )
 def test_a_tool_choice_binds_the_model(choice: Any, tools: list[Any], wanted: str) -> None:
@@ -435,7 +597,7 @@ def test_allowed_tools_are_all_that_is_offered() -> None:
     ]
     offered = spec(tools=tools, tool_choice={"type": "allowed_tools", "mode": "required", "tools": allowed})
     assert [tool.name for tool in offered.tools] == ["clock"]
-    assert [(server.label, server.allowed) for server in offered.servers] == [("b", frozenset("xy"))]
+    assert [(server.label, server.chosen) for server in offered.servers] == [("b", ToolFilter(frozenset("xy")))]
     assert offered.choice == "required"
     nothing = spec(tools=tools, tool_choice={"type": "allowed_tools", "mode": "auto", "tools": []})
     assert (nothing.tools, nothing.servers, nothing.choice) == ((), (), "auto")
@@ -451,7 +613,6 @@ def test_allowed_tools_are_all_that_is_offered() -> None:
         ({"type": "function", "name": "clock"}, [FUNCTION], "invalid_value"),
         ({"type": "function"}, [FUNCTION], "invalid_value"),
         ({"type": "mcp", "server_label": "other"}, [SERVER], "invalid_value"),
-        ({"type": "mcp", "server_label": "docs"}, [FUNCTION, SERVER], "unsupported_parameter"),
         ({"type": "mcp", "server_label": "docs", "name": "z"}, [{**SERVER, "allowed_tools": ["a"]}], "invalid_value"),
         ({"type": "web_search"}, [{"type": "web_search"}], "invalid_value"),
         ({"type": "allowed_tools", "mode": "required", "tools": []}, [FUNCTION], "invalid_value"),

@@ -35,11 +35,12 @@ _NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052: the last 32 bits are the IPv4 
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """What an address gave; `url` is where it was in the end, after redirects."""
+    """What an address gave, with its Content-Disposition; `url` is where it was in the end, after redirects."""
 
     content: bytes
     content_type: str
     url: str
+    disposition: str = ""
 
 
 def text_of(content: bytes, content_type: str) -> str:
@@ -193,7 +194,8 @@ async def _content(response: httpx2.Response, max_bytes: int) -> Fetched:
     content, whole = await first_bytes(response, max_bytes)
     if not whole:
         raise InvalidRequest(f"{place_of(url)} sent more than {max_bytes} bytes")
-    return Fetched(content, response.headers.get("content-type", ""), url)
+    told = (response.headers.get(name, "") for name in ("content-type", "content-disposition"))
+    return Fetched(content, next(told), url, next(told))
 
 
 @contextmanager

@@ -1,56 +1,91 @@
-"""Sealing with a key of the deployment (Fernet: AES-128-CBC with an HMAC)."""
+"""Sealing with a key of the deployment: AES-SIV (RFC 5297), which may be deterministic and stays authenticated."""
 
 from __future__ import annotations
 
 import base64
-import hashlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from turnloom.ports import Unreadable
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from cryptography.fernet import Fernet
+    from cryptography.hazmat.primitives.ciphers.aead import AESSIV
+
+_KEY_BYTES = 64
+_KEY_PURPOSE = b"turnloom/vault/1"
 
 
-class FernetVault:
-    """Seals with the key that `key` gives; it is asked once, when something is first sealed or opened."""
+class SivVault:
+    """Seals with a key derived from what `secret` gives; it is asked once, when something is first sealed or opened.
 
-    def __init__(self, key: Callable[[], bytes]) -> None:
-        self._key = key
-        self._fernet: Fernet | None = None
+    Any bytes do that cannot be guessed. Who sees two sealed texts of one context learns whether their secrets are the
+    same, and about how long they are; nothing else.
+    """
 
-    def seal(self, secret: bytes) -> str:
-        return self._cipher().encrypt(secret).decode()
+    def __init__(self, secret: Callable[[], bytes]) -> None:
+        self._secret = secret
+        self._siv: AESSIV | None = None
 
-    def unseal(self, sealed: str) -> bytes:
-        return self._cipher().decrypt(sealed.encode())
+    def seal(self, secret: bytes, context: str) -> str:
+        return _text(self._cipher().encrypt(secret, [context.encode()]))
 
-    def _cipher(self) -> Fernet:
-        if self._fernet is None:
-            # Imported late: most functions never seal anything, and this costs them 40 ms of their start.
-            from cryptography.fernet import Fernet
+    def unseal(self, sealed: str, context: str) -> bytes:
+        from cryptography.exceptions import InvalidTag
 
-            self._fernet = Fernet(self._key())
-        return self._fernet
+        try:
+            return self._cipher().decrypt(_bytes(sealed), [context.encode()])
+        except InvalidTag:
+            raise Unreadable("This was not sealed here for this context.") from None
+
+    def _cipher(self) -> AESSIV:
+        if self._siv is None:
+            # Imported late: most functions never seal anything, and this costs them 30 ms of their start.
+            from cryptography.hazmat.primitives.ciphers.aead import AESSIV
+            from cryptography.hazmat.primitives.hashes import SHA512
+            from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+            if not (secret := self._secret()):
+                raise ValueError("The secret to seal with is empty: anyone could open what it seals.")
+            self._siv = AESSIV(HKDF(SHA512(), _KEY_BYTES, salt=None, info=_KEY_PURPOSE).derive(secret))
+        return self._siv
 
 
-def key_from(secret: bytes) -> bytes:
-    """A key made of any secret text, e.g. one that Secrets Manager has generated."""
-    return base64.urlsafe_b64encode(hashlib.sha256(secret).digest())
-
-
-def key_in_file(path: Path) -> bytes:
-    """The key in this file, which is made, readable by its owner only, when it is not there."""
-    from cryptography.fernet import Fernet
-
+def secret_in_file(path: Path) -> bytes:
+    """The bytes of this file, which is made of random ones, readable by its owner only, when it is not there."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        _publish(os.urandom(_KEY_BYTES), path)
+    return path.read_bytes()
+
+
+def _publish(content: bytes, path: Path) -> None:
+    """Create the file whole, unless another process has: a reader must never take half a secret for one."""
+    import tempfile  # 10 ms that only a laptop's first start needs
+
+    handle, draft = tempfile.mkstemp(dir=path.parent)
     try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        os.link(draft, path)
     except FileExistsError:
-        return path.read_bytes()
-    with os.fdopen(handle, "wb") as file:
-        key = Fernet.generate_key()
-        file.write(key)
-    return key
+        return
+    finally:
+        Path(draft).unlink()
+
+
+def _text(content: bytes) -> str:
+    return base64.urlsafe_b64encode(content).decode()
+
+
+def _bytes(sealed: str) -> bytes:
+    """What `_text` gave; the decoder skips letters it does not know, and one secret must not have many texts."""
+    try:
+        content = base64.urlsafe_b64decode(sealed)
+    except ValueError:
+        content = b""
+    if not content or _text(content) != sealed:
+        raise Unreadable("This is nothing that was sealed here.")
+    return content

@@ -2,9 +2,10 @@
 
     decide(turn, spec) -> Action
 
-    gather -> [input shields] -> model -> calls for the server? run them, back to the model
-                                       -> calls for the client? [output shields] rest
-                                       -> none: [output shields] finish
+    gather -> [input shields] -> [calls that the client has allowed]
+           -> model -> calls for the server? run them, back to the model
+                    -> calls for the client? [output shields] rest
+                    -> none: [output shields] finish
 
 The limits: at most `spec.max_inferences` model calls in a turn over all its legs, but at least one in each leg; an
 answer cut short (`length`, `content_filter`) ends the turn and none of its calls is run.
@@ -20,7 +21,7 @@ from turnloom.domain.turn import Call, Inference, ShieldCheck, Turn
 
 def decide(turn: Turn, spec: Spec) -> Action:
     """The next action of a turn that is in progress."""
-    if not turn.gathered and (spec.documents or spec.servers):
+    if not turn.gathered and _to_gather(spec):
         return Gather()
     if turn.violation is not None:
         return Finish()
@@ -28,14 +29,15 @@ def decide(turn: Turn, spec: Spec) -> Action:
         return RunShields("user-input", spec.input_shields)
     inference = turn.last_inference
     if turn.leg_inferences == 0 or inference is None or inference.finish is None:
-        return _call_model(turn)
+        allowed = tuple(call.call_id for call in turn.open_calls if call.request is not None)
+        return CallTools(allowed) if allowed else _call_model(turn)
     action = _after_inference(turn, spec, inference)
     return Finish("out_of_tokens") if isinstance(action, CallModel) and _spent(turn, spec) else action
 
 
 def client_calls(turn: Turn, spec: Spec) -> tuple[Call, ...]:
-    """The open calls that are the client's to answer; a call it could not read is answered by the server."""
-    return tuple(call for call in turn.open_calls if call.runner == "client" and _readable(call, spec))
+    """The open calls that are the client's to answer or to allow; one it could not read is answered by the server."""
+    return tuple(call for call in turn.open_calls if _is_the_clients(call, spec))
 
 
 def _after_inference(turn: Turn, spec: Spec, inference: Inference) -> Action:
@@ -56,6 +58,10 @@ def _after_inference(turn: Turn, spec: Spec, inference: Inference) -> Action:
     if inference.calls:
         return Finish("max_infer_iters") if exhausted and spec.runs_last_calls else _call_model(turn)
     return _shielded(turn, spec, Finish())
+
+
+def _to_gather(spec: Spec) -> bool:
+    return bool(spec.documents or spec.servers or spec.allowed_calls or spec.compact_above is not None)
 
 
 def _call_model(turn: Turn) -> CallModel:
@@ -79,5 +85,6 @@ def _checked(turn: Turn, touchpoint: Touchpoint) -> bool:
     )
 
 
-def _readable(call: Call, spec: Spec) -> bool:
-    return not spec.checks_client_arguments or call.parsed() is not None
+def _is_the_clients(call: Call, spec: Spec) -> bool:
+    readable = not spec.checks_client_arguments or call.parsed() is not None
+    return call.runner == "approval" or (call.runner == "client" and readable)

@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from turnloom.domain.message import JSON, Usage
+from turnloom.domain.message import JSON, ToolKind, Usage
 
-Runner = Literal["server", "client", "unknown"]
+Runner = Literal["server", "client", "approval", "unknown"]
+"""Who answers a call: `approval` means that the client must first allow it, `unknown` that nobody may run it."""
 Block = Literal["text", "refusal", "reasoning", "arguments"]
 Touchpoint = Literal["user-input", "assistant-output"]
 FinishReason = Literal["stop", "tool_calls", "length", "content_filter"]
@@ -47,6 +48,23 @@ class ToolsListed:
 
 
 @dataclass(frozen=True, slots=True)
+class Compacted:
+    """What the model had been told so far was summed up: the summary stands for all of it from here on."""
+
+    at: int
+    summary: str
+    usage: Usage = Usage()
+
+
+@dataclass(frozen=True, slots=True)
+class CallsAllowed:
+    """The client allowed calls that an earlier turn asked for: `AllowedCall`s as objects; they run now."""
+
+    at: int
+    calls: tuple[Mapping[str, JSON], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Gathered:
     """All that the first model call needs has been collected."""
 
@@ -70,12 +88,16 @@ class InferenceStarted:
 
 @dataclass(frozen=True, slots=True)
 class CallStarted:
-    """The model began a tool call; `arguments` deltas follow. `group` is the server tool's group or MCP server."""
+    """The model began a tool call; `arguments` deltas follow, of a custom tool its text.
+
+    `group` is the tool group or MCP server of a tool that is run here, or the namespace of a client's tool.
+    """
 
     call_id: str
     name: str
     runner: Runner
     group: str | None = None
+    kind: ToolKind = "function"
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +189,8 @@ Event = (
     TurnStarted
     | ContextInserted
     | ToolsListed
+    | Compacted
+    | CallsAllowed
     | Gathered
     | ShieldsRun
     | InferenceStarted

@@ -20,6 +20,7 @@ Entropy = Callable[[int], int]
 _ALPHABET = "0123456789abcdefghijklmnopqrstuv"
 _VALUES = {letter: value for value, letter in enumerate(_ALPHABET)}
 _RESPONSE = re.compile(r"resp_[0-9a-v]{32}")
+_CONVERSATION = re.compile(r"conv_[0-9a-v]{32}")
 _ITEM = re.compile(r"(?:msg|rs|fc|ctc|mcpl|mcp|mcpr|fs|ws|ci|cmp)_([0-9a-v]{32})([0-9a-v]{4})")
 _ORDINAL_BITS = 32
 _THREAD_BITS = 80
@@ -59,6 +60,16 @@ def response_place(identifier: str) -> tuple[str, int] | None:
         return None
     value = _decode(identifier[5:])
     return _encode(value & (1 << _THREAD_BITS) - 1, 16), value >> _THREAD_BITS & (1 << _ORDINAL_BITS) - 1
+
+
+def conversation_id(now: int, thread: str) -> str:
+    """Name the conversation whose turns live in this thread."""
+    return "conv_" + response_id(now, 0, thread).removeprefix("resp_")
+
+
+def conversation_thread(identifier: str) -> str | None:
+    """The thread that `conversation_id` put into the id, or None for text that is no such id."""
+    return identifier[-16:] if _CONVERSATION.fullmatch(identifier) else None
 
 
 def new_thread(entropy: Entropy) -> str:

@@ -5,9 +5,13 @@ The shapes are those of the chat-completions protocol, in frozen form; nothing h
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
+from itertools import chain, count
 from typing import Any, Literal
+
+ToolKind = Literal["function", "custom"]
 
 JSON = Any
 """A value that `json` can write: None, bool, int, float, str, lists and string-keyed dicts of these."""
@@ -93,28 +97,78 @@ class ToolSource:
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A tool as the model sees it; without a `source` it is the client's to run."""
+    """A tool as the model sees it; without a `source` it is the client's to run.
+
+    A client's tool may go by another name upstream than the one it has in its `namespace`, which is `called`. A custom
+    tool takes a text; the model is shown a function whose one parameter is that text. With `approval`, a call is not
+    run before the client has allowed it.
+    """
 
     name: str
     description: str = ""
     parameters: Mapping[str, JSON] = field(default_factory=lambda: {"type": "object", "properties": {}})
     source: ToolSource | None = None
     strict: bool | None = None
+    kind: ToolKind = "function"
+    namespace: str | None = None
+    called: str = ""
+    approval: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ToolFilter:
+    """Some of a server's tools: those of these `names` (None: any) whose `readOnlyHint` is `read_only` (None: any)."""
+
+    names: frozenset[str] | None = None
+    read_only: bool | None = None
+
+    def passes(self, name: str, read_only: bool) -> bool:
+        return (self.names is None or name in self.names) and self.read_only in (None, read_only)
+
+
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """Which tools the client must allow call by call: `always` wins, and what is not in a given `never` needs it."""
+
+    always: ToolFilter | None = None
+    never: ToolFilter | None = None
+
+    def needed(self, name: str, read_only: bool) -> bool:
+        if self.always is not None and self.always.passes(name, read_only):
+            return True
+        return self.never is not None and not self.never.passes(name, read_only)
 
 
 @dataclass(frozen=True, slots=True)
 class ToolServer:
     """An MCP server that a request brings along: its tools are listed before the first model call.
 
-    `allowed` are the names that may be offered (None: all); with `read_only`, only tools whose `readOnlyHint` is this.
-    `listed` is what an earlier turn of the chain was told by the same server; None means that it must be asked.
+    Of the `allowed` tools, which are listed, the `chosen` ones are offered in this turn. `listed` is what an earlier
+    turn of the chain was told by the same server; None means that it must be asked. Without the list of a `needed`
+    server the turn fails.
     """
 
     label: str
     endpoint: str
-    allowed: frozenset[str] | None = None
-    read_only: bool | None = None
+    allowed: ToolFilter = ToolFilter()
+    chosen: ToolFilter = ToolFilter()
+    approval: Approval = Approval()
     listed: tuple[JSON, ...] | None = None
+    needed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AllowedCall:
+    """A call of an earlier turn which the client has allowed since: it runs before the model is asked.
+
+    `request` is the id of the item that asked for the approval.
+    """
+
+    call_id: str
+    name: str
+    group: str
+    arguments: str
+    request: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,9 +176,13 @@ class Spec:
     """The rules of one turn, resolved from an agent or a request; constant while the turn runs.
 
     `choice` is `auto`, `none`, `required` or a tool's name; a forcing one binds the first model call only, or the
-    turn could never end. `sampling` holds chat-completions parameters as they go upstream. The last three say where
-    the two APIs differ: whether client calls suspend the turn (or end it), whether calls of the last permitted
-    inference still run, and whether a client call must have a JSON object for arguments to reach the client.
+    turn could never end. With `choice_group`, that call must be one to a tool of this MCP server. `sampling` holds
+    chat-completions parameters as they go upstream. `max_hosted_calls` limits the calls that are run here, over the
+    whole turn. With `truncates`, turns of the history are left out until the model can read what remains; a context
+    of more than `compact_above` tokens is summed up first. The last four say where the two APIs differ: whether client
+    calls suspend the turn (or end it), whether calls of the last permitted inference still run, whether a client call
+    must have a JSON object for arguments to reach the client, and whether a turn fails when an MCP server refuses the
+    credentials.
     """
 
     model: str
@@ -140,13 +198,42 @@ class Spec:
     output_shields: tuple[str, ...] = ()
     documents: tuple[Mapping[str, JSON], ...] = ()
     servers: tuple[ToolServer, ...] = ()
+    allowed_calls: tuple[AllowedCall, ...] = ()
+    choice_group: str | None = None
+    max_hosted_calls: int | None = None
+    truncates: bool = False
+    compact_above: int | None = None
     suspends_for_client: bool = True
     runs_last_calls: bool = False
     checks_client_arguments: bool = True
+    fails_on_refused_credentials: bool = False
 
     def tool(self, name: str) -> Tool | None:
         """The tool that the model knows by this name, if it was offered."""
         return next((tool for tool in self.tools if tool.name == name), None)
+
+
+MOST_NAME_CHARACTERS = 64
+"""Of a tool's name, for the endpoints that are strict about it."""
+
+
+def flat_name(namespace: str | None, name: str) -> str:
+    """The name for a tool of a namespace where there are no namespaces; what would be too long ends in a digest."""
+    if not namespace:
+        return name
+    return distinct_name(f"{namespace}__{name}", ())
+
+
+def distinct_name(name: str, taken: Container[str]) -> str:
+    """The name, or one that is made of it and is not taken; at most `MOST_NAME_CHARACTERS` long."""
+    name = name if len(name) <= MOST_NAME_CHARACTERS else _shortened(name)
+    others = (f"{name[: MOST_NAME_CHARACTERS // 2]}__{number}" for number in count(2))
+    return next(candidate for candidate in chain((name,), others) if candidate not in taken)
+
+
+def _shortened(name: str) -> str:
+    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+    return f"{name[: MOST_NAME_CHARACTERS - 9]}_{digest}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,9 @@
 Items that one model message was split into (reasoning, text, calls) are put together again, whatever their order. A
 hosted call (`mcp_call` and its like) brings its own result, so text behind it begins the next message. Items without
 meaning to the model, and types that are not known here, make no message.
+
+Some items carry what only the server could know, put in when they were accepted: a compaction its opened `summary`, an
+approval's answer the `call_id` that it is about, a file the `text` that was read out of it. See `hidden`.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -31,8 +35,9 @@ from turnloom.domain.message import (
     ToolCall,
     ToolMessage,
     UserMessage,
+    flat_name,
 )
-from turnloom.domain.transcript import Dialect, content_text
+from turnloom.domain.transcript import NOT_ALLOWED, Dialect, content_text, summary_message
 from turnloom.domain.turn import Call, Inference, Turn
 
 Item = Mapping[str, Any]
@@ -50,7 +55,9 @@ _GENERIC_OUTPUTS = tuple(f"{kind}_output" for kind in _GENERIC_CALLS)
 _BOOKKEEPING = ("id", "type", "status", "call_id", "caller", "created_by", "pending_safety_checks")
 
 _TEXT_MEDIA = ("application/json", "application/xml", "application/yaml", "application/toml", "application/javascript")
-_UNTYPED_MEDIA = (None, "", "application/octet-stream")
+_UNTYPED_MEDIA = (None, "", "application/octet-stream", "binary/octet-stream")
+PDF = "application/pdf"
+_UNNAMED = "file"
 
 
 def read(items: Sequence[JSON], current: bool) -> list[Message]:
@@ -89,11 +96,44 @@ def file_content(data: str) -> tuple[str | None, bytes]:
     return media, _unbase64(body) if "base64" in parameters else unquote_to_bytes(body)
 
 
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file that was sent: `media` is its type, in lower case; only one of text has a `text`."""
+
+    name: str
+    media: str
+    content: bytes
+    text: str | None
+
+
+def opened_file(part: Item) -> File:
+    """The file in the `file_data` of a part of content. Raises ValueError when that cannot be decoded."""
+    return file_of(part.get("filename"), *file_content(part["file_data"]))
+
+
+def file_of(name: str | None, told: str | None, content: bytes) -> File:
+    """The file with this content and name, if it has one, and the media type that was told for it, if any was."""
+    media = _file_media(told, name or "", content)
+    return File(name or _UNNAMED, media or "application/octet-stream", content, _file_text(media, content))
+
+
+def hidden(item: Item) -> frozenset[str]:
+    """The keys of an item that the server has added for itself, and shows to nobody."""
+    return _HIDDEN.get(item["type"], frozenset())
+
+
+_HIDDEN = {
+    "compaction": frozenset({"summary"}),
+    "mcp_approval_response": frozenset({"call_id"}),
+    "reasoning": frozenset({"opened"}),
+}
+
+
 @dataclass(slots=True)
 class _Reader:
     """Messages so far, and the parts of the assistant's message that is being put together.
 
-    `answers` are the results of hosted calls in that message.
+    `answers` are the results of hosted calls in that message, `asked` the ids of the approval requests so far.
     """
 
     messages: list[Message] = field(default_factory=list)
@@ -101,19 +141,26 @@ class _Reader:
     thoughts: list[str] = field(default_factory=list)
     calls: list[ToolCall] = field(default_factory=list)
     answers: list[ToolMessage] = field(default_factory=list)
+    asked: set[str] = field(default_factory=set)
 
     def take(self, item: Item, place: int) -> None:
-        kind = item.get("type", "message")
-        if kind == "message":
-            self._message(item)
-        elif kind == "reasoning":
-            self._say(self.thoughts, _reasoning(item))
-        elif kind in _CLIENT_CALLS or kind in _GENERIC_CALLS:
-            self._call(item, kind)
-        elif kind == "mcp_call" or kind in _HOSTED:
-            self._hosted(item, kind, place)
-        elif kind in _CLIENT_OUTPUTS or kind in _GENERIC_OUTPUTS:
-            self._output(item)
+        match item.get("type", "message"):
+            case "message":
+                self._message(item)
+            case "reasoning":
+                self._say(self.thoughts, _reasoning(item))
+            case "compaction":
+                self._compaction(item)
+            case "mcp_approval_request":
+                self._approval_request(item)
+            case "mcp_approval_response":
+                self._approval_response(item)
+            case str(kind) if kind in _CLIENT_CALLS or kind in _GENERIC_CALLS:
+                self._call(item, kind)
+            case str(kind) if kind == "mcp_call" or kind in _HOSTED:
+                self._hosted(item, kind, place)
+            case str(kind) if kind in _CLIENT_OUTPUTS or kind in _GENERIC_OUTPUTS:
+                self._output(item)
 
     def end_message(self) -> None:
         """Put down the assistant's message that was being put together; reasoning alone is not worth one."""
@@ -142,9 +189,9 @@ class _Reader:
             return
         match kind:
             case "function_call":
-                name, arguments = item["name"], item["arguments"] or "{}"
+                name, arguments = flat_name(item.get("namespace"), item["name"]), item["arguments"] or "{}"
             case "custom_tool_call":
-                name, arguments = item["name"], _json({"input": item["input"]})
+                name, arguments = flat_name(item.get("namespace"), item["name"]), _json({"input": item["input"]})
             case _:
                 name, arguments = kind.removesuffix("_call"), _json(_payload(item))
         self.calls.append(ToolCall(item["call_id"], name, arguments))
@@ -157,10 +204,32 @@ class _Reader:
             name, arguments, result = item["name"], item["arguments"] or "{}", _mcp_result(item)
         else:
             name, arguments = kind.removesuffix("_call"), _json(_payload(item, but=_HOSTED[kind]))
-            found = item.get(_HOSTED[kind])
+            found = item.get(_HOSTED[kind]) or (item.get("action") or {}).get(_HOSTED[kind])
             result = UNKEPT if found is None else _json(found)
+        if item.get("approval_request_id") in self.asked:
+            self.answers.append(ToolMessage(item["approval_request_id"], result, name))
+            return
         self.calls.append(ToolCall(call_id, name, arguments))
         self.answers.append(ToolMessage(call_id, result, name))
+
+    def _compaction(self, item: Item) -> None:
+        self.end_message()
+        self.messages[:] = [summary_message(item.get("summary", ""))]
+
+    def _approval_request(self, item: Item) -> None:
+        """A call that counts as not allowed, unless something that comes later tells otherwise."""
+        if not item.get("id"):
+            return
+        self.asked.add(item["id"])
+        self.calls.append(ToolCall(item["id"], item["name"], item["arguments"] or "{}"))
+        self.answers.append(ToolMessage(item["id"], NOT_ALLOWED, item["name"]))
+
+    def _approval_response(self, item: Item) -> None:
+        if item.get("approve") or not item.get("call_id"):
+            return
+        reason = f" The user says: {item['reason']}" if item.get("reason") else ""
+        self.end_message()
+        self.messages.append(ToolMessage(item["call_id"], NOT_ALLOWED + reason))
 
     def _output(self, item: Item) -> None:
         """A tool message, and what it cannot hold as a message of the user's behind it."""
@@ -281,14 +350,23 @@ _DETAIL: dict[JSON, str] = {"original": "high"}
 
 
 def _file(part: Item) -> TextPart | FilePart:
-    name = part.get("filename") or "file"
-    told, content = file_content(part["file_data"])
-    media = told if told not in _UNTYPED_MEDIA else mimetypes.guess_type(name)[0]
-    text = _file_text(media, content)
-    if text is not None:
-        return TextPart(f"{name}\n\n{text}")
-    encoded = base64.b64encode(content).decode()
-    return FilePart(f"data:{media or 'application/octet-stream'};base64,{encoded}", name)
+    if "text" in part:
+        return TextPart(f"{part.get('filename') or _UNNAMED}\n\n{part['text']}")
+    file = opened_file(part)
+    if file.text is not None:
+        return TextPart(f"{file.name}\n\n{file.text}")
+    return FilePart(f"data:{file.media};base64,{base64.b64encode(file.content).decode()}", file.name)
+
+
+def _file_media(told: str | None, name: str, content: bytes) -> str | None:
+    """The media type by the first bytes, as it is told, or by the file's name; None when nothing tells it."""
+    if content.startswith(b"%PDF-"):
+        return PDF
+    media = told.strip().lower() if told else None
+    if media not in _UNTYPED_MEDIA:
+        return media
+    guessed, packed = mimetypes.guess_type(PurePosixPath(name).name)
+    return None if packed else guessed
 
 
 def _file_text(media: str | None, content: bytes) -> str | None:
@@ -305,7 +383,7 @@ def _file_text(media: str | None, content: bytes) -> str | None:
 
 def _reasoning(item: Item) -> str:
     shown = item.get("content") or item.get("summary") or ()
-    return "\n".join(part["text"] for part in shown)
+    return "\n".join(part["text"] for part in shown) or str(item.get("opened", ""))
 
 
 def _unbase64(text: str) -> bytes:

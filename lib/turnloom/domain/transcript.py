@@ -26,8 +26,10 @@ from turnloom.domain.message import (
 )
 from turnloom.domain.turn import (
     ClientRun,
+    Compaction,
     Inference,
     Listing,
+    Resumption,
     Retrieval,
     ShieldCheck,
     Step,
@@ -36,6 +38,8 @@ from turnloom.domain.turn import (
 )
 
 NO_RESULT = "There is no result: this call was never answered."
+NOT_ALLOWED = "The user did not approve this call; it was not run."
+SUMMARY = "Summary of the conversation so far:"
 WITHHELD = "[A message was withheld because it violated a safety policy.]"
 REFUSAL = "I can't help with that."
 
@@ -53,13 +57,32 @@ class Dialect:
 
 
 def transcript(spec: Spec, history: Iterable[Turn], turn: Turn, dialect: Dialect) -> tuple[Message, ...]:
-    """The messages for the next model call of `turn`, the history given oldest first."""
-    messages: list[Message] = [SystemMessage(spec.instructions)] if spec.instructions else []
+    """The messages for the next model call of `turn`, the history given oldest first.
+
+    A summary, made by the server or brought along by the client, takes the place of all that came before it.
+    """
+    messages: list[Message] = []
     for earlier in history:
+        if summed_up(earlier):
+            messages.clear()
         if earlier.status != "failed" or dialect.replays_failed:
             messages += _told(earlier, dialect)
+    if summed_up(turn):
+        messages.clear()
     messages += _turn_messages(turn, dialect, current=True)
-    return tuple(_arranged(messages))
+    instructions = [SystemMessage(spec.instructions)] if spec.instructions else []
+    return (*instructions, *_arranged(messages))
+
+
+def summed_up(turn: Turn) -> bool:
+    """Whether the turn begins with, or was given, a summary of all that came before it."""
+    given = any(isinstance(item, dict) and item.get("type") == "compaction" for item in turn.input)
+    return given or any(isinstance(step, Compaction) for step in turn.steps)
+
+
+def summary_message(summary: str) -> SystemMessage:
+    """The summary as the model is told it."""
+    return SystemMessage(f"{SUMMARY}\n\n{summary}")
 
 
 def content_text(content: JSON) -> str:
@@ -88,7 +111,8 @@ def _turn_messages(turn: Turn, dialect: Dialect, *, current: bool) -> list[Messa
     violation = turn.violation
     if violation is not None and violation.touchpoint == "user-input":
         return [UserMessage(WITHHELD), AssistantMessage(refusal(violation))]
-    messages = dialect.read(turn.input, current)
+    summaries = [summary_message(step.summary) for step in turn.steps if isinstance(step, Compaction)]
+    messages = [*summaries, *dialect.read(turn.input, current)]
     for step in turn.steps:
         # What a lost driver left half said is not shown to the model that is asked again.
         if isinstance(step, Inference) and step.finish is None and (current or not dialect.replays_failed):
@@ -104,6 +128,9 @@ def _tell(step: Step, messages: list[Message]) -> None:
         case Inference():
             if (said := _assistant(step)) is not None:
                 messages.append(said)
+            # What the client says of these calls comes later, and counts instead.
+            asked = (call for call in step.whole_calls if call.runner == "approval")
+            messages.extend(ToolMessage(call.call_id, NOT_ALLOWED, call.name) for call in asked)
         case ToolRun():
             messages.append(ToolMessage(step.call.call_id, content_text(step.content), step.call.name))
         case ClientRun():
@@ -116,7 +143,7 @@ def _tell(step: Step, messages: list[Message]) -> None:
         case Listing():
             if step.error is not None:
                 messages.append(SystemMessage(f"The tools of '{step.server}' are not available: {step.error}"))
-        case ShieldCheck():
+        case ShieldCheck() | Resumption() | Compaction():
             pass
         case _:
             assert_never(step)

@@ -19,7 +19,9 @@ from functools import reduce
 from typing import Literal, assert_never
 
 from turnloom.domain.event import (
+    CallsAllowed,
     CallStarted,
+    Compacted,
     ContextInserted,
     Delta,
     Event,
@@ -43,7 +45,7 @@ from turnloom.domain.event import (
     TurnFailed,
     TurnStarted,
 )
-from turnloom.domain.message import JSON, ToolCall, Usage
+from turnloom.domain.message import JSON, AllowedCall, ToolCall, ToolKind, Usage, flat_name
 
 Status = Literal["in_progress", "awaiting_input", "completed", "failed", "abandoned", "cancelled"]
 
@@ -63,13 +65,15 @@ class Said:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A tool call of the model, and who answers it."""
+    """A tool call of the model, and who answers it; `request` is the item that asked for its approval, if one did."""
 
     call_id: str
     name: str
     runner: Runner
     group: str | None = None
     arguments: str = ""
+    kind: ToolKind = "function"
+    request: str | None = None
 
     def parsed(self) -> dict[str, JSON] | None:
         """The arguments as an object; no text at all means none; None when they are anything else."""
@@ -80,7 +84,11 @@ class Call:
         return value if isinstance(value, dict) else None
 
     def as_message(self) -> ToolCall:
-        return ToolCall(self.call_id, self.name, self.arguments or "{}")
+        """The call as the model is shown it again."""
+        name = flat_name(self.group, self.name) if self.runner == "client" else self.name
+        if self.kind == "custom":
+            return ToolCall(self.call_id, name, json.dumps({"input": self.arguments}, ensure_ascii=False))
+        return ToolCall(self.call_id, name, self.arguments or "{}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +112,23 @@ class Inference:
     def said(self, block: Literal["text", "refusal", "reasoning"]) -> str:
         """All text of one voice, joined."""
         return "".join(b.text for b in self.blocks if isinstance(b, Said) and b.block == block)
+
+
+@dataclass(frozen=True, slots=True)
+class Resumption:
+    """The calls of an earlier turn that the client allowed; their runs follow, in this order."""
+
+    at: int
+    calls: tuple[Call, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Compaction:
+    """The place where a summary took over from all that was said before."""
+
+    completed_at: int
+    summary: str
+    usage: Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +177,7 @@ class ShieldCheck:
     leg: int
 
 
-Step = Inference | ToolRun | ClientRun | Retrieval | Listing | ShieldCheck
+Step = Inference | Resumption | ToolRun | ClientRun | Retrieval | Listing | Compaction | ShieldCheck
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -186,6 +211,12 @@ class Turn:
         return self.status == "in_progress"
 
     @property
+    def queued(self) -> bool:
+        """Whether the turn is to run in the background, and no driver has done anything for it yet."""
+        in_background = bool((self.settings or {}).get("background"))
+        return self.running and in_background and self.last_at == self.started_at
+
+    @property
     def inferences(self) -> tuple[Inference, ...]:
         """The model calls, without those that a lost driver left half done."""
         return tuple(
@@ -204,7 +235,16 @@ class Turn:
 
     @property
     def usage(self) -> Usage:
-        return sum((inference.usage for inference in self.inferences), Usage())
+        """Of all model calls of the turn, that for a summary among them."""
+        compactions = (step.usage for step in self.steps if isinstance(step, Compaction))
+        return sum(compactions, sum((inference.usage for inference in self.inferences), Usage()))
+
+    @property
+    def hosted_calls(self) -> int:
+        """How many calls of the turn were for tools that are run here."""
+        asked = (call for inference in self.inferences for call in inference.calls)
+        allowed = (call for step in self.steps if isinstance(step, Resumption) for call in step.calls)
+        return sum(call.runner == "server" for call in (*asked, *allowed))
 
     @property
     def violation(self) -> ShieldCheck | None:
@@ -214,12 +254,12 @@ class Turn:
 
     @property
     def open_calls(self) -> tuple[Call, ...]:
-        """The calls of the newest model message that nobody has answered yet."""
-        inference = self.last_inference
-        if inference is None or inference.finish is None:
+        """The newest calls, of the model or allowed by the client, that nobody has answered yet."""
+        source = next((step for step in reversed(self.steps) if isinstance(step, Inference | Resumption)), None)
+        if source is None or (isinstance(source, Inference) and source.finish is None):
             return ()
         answered = self.answered_calls
-        return tuple(call for call in inference.calls if call.call_id not in answered)
+        return tuple(call for call in source.calls if call.call_id not in answered)
 
     @property
     def answered_calls(self) -> frozenset[str]:
@@ -237,7 +277,7 @@ def fold(turn: Turn, events: Iterable[Event]) -> Turn:
 
 def evolve(turn: Turn, event: Event) -> Turn:
     """The turn after this event. Raises IllegalEvent when the event cannot follow."""
-    if not (turn.running or isinstance(event, InputProvided | TurnAbandoned)):
+    if not (turn.running or isinstance(event, InputProvided | TurnAbandoned | TurnCancelled)):
         raise IllegalEvent(f"{type(event).__name__} cannot happen to a turn that is {turn.status}")
     match event:
         case TurnStarted():
@@ -246,7 +286,7 @@ def evolve(turn: Turn, event: Event) -> Turn:
             return _infer(turn, event)
         case ToolStarted() | ToolCompleted():
             turn = _run_tool(turn, event)
-        case ContextInserted() | ToolsListed() | ShieldsRun():
+        case ContextInserted() | ToolsListed() | Compacted() | CallsAllowed() | ShieldsRun():
             turn = _add_step(turn, event)
         case Gathered():
             turn = replace(turn, gathered=True)
@@ -285,7 +325,7 @@ def _infer(turn: Turn, event: InferenceStarted | CallStarted | Delta | Inference
         raise IllegalEvent(f"{type(event).__name__} outside an inference")
     match event:
         case CallStarted():
-            call = Call(event.call_id, event.name, event.runner, event.group)
+            call = Call(event.call_id, event.name, event.runner, event.group, kind=event.kind)
             last = replace(last, blocks=(*last.blocks, call))
         case Delta():
             last = replace(last, blocks=_extend(last.blocks, event))
@@ -321,18 +361,23 @@ def _run_tool(turn: Turn, event: ToolStarted | ToolCompleted) -> Turn:
 
 
 def _in_call_order(steps: tuple[Step, ...]) -> tuple[Step, ...]:
-    """Sort the tool runs behind the newest inference by the place of their calls in it."""
-    at = max(place for place, step in enumerate(steps) if isinstance(step, Inference))
-    inference = steps[at]
-    assert isinstance(inference, Inference)
-    order = {call.call_id: place for place, call in enumerate(inference.calls)}
+    """Sort the newest tool runs by the place of their calls in the step that these come from."""
+    at = max(place for place, step in enumerate(steps) if isinstance(step, Inference | Resumption))
+    source = steps[at]
+    assert isinstance(source, Inference | Resumption)
+    order = {call.call_id: place for place, call in enumerate(source.calls)}
     runs = [step for step in steps[at + 1 :] if isinstance(step, ToolRun)]
     others = [step for step in steps[at + 1 :] if not isinstance(step, ToolRun)]
     return (*steps[: at + 1], *sorted(runs, key=lambda run: order[run.call.call_id]), *others)
 
 
-def _add_step(turn: Turn, event: ContextInserted | ToolsListed | ShieldsRun) -> Turn:
+def _add_step(turn: Turn, event: ContextInserted | ToolsListed | Compacted | CallsAllowed | ShieldsRun) -> Turn:
     match event:
+        case Compacted():
+            return replace(turn, steps=(*turn.steps, Compaction(event.at, event.summary, event.usage)))
+        case CallsAllowed():
+            calls = tuple(_allowed(AllowedCall(**call)) for call in event.calls)
+            return replace(turn, steps=(*turn.steps, Resumption(event.at, calls)))
         case ContextInserted():
             return replace(turn, steps=(*turn.steps, Retrieval(event.started_at, event.at, event.text)))
         case ToolsListed():
@@ -345,6 +390,10 @@ def _add_step(turn: Turn, event: ContextInserted | ToolsListed | ShieldsRun) -> 
             return replace(turn, steps=(*steps, check))
         case _:
             assert_never(event)
+
+
+def _allowed(call: AllowedCall) -> Call:
+    return Call(call.call_id, call.name, "server", call.group, call.arguments, request=call.request)
 
 
 def _silenced(steps: tuple[Step, ...]) -> tuple[Step, ...]:
@@ -383,7 +432,9 @@ def _end(turn: Turn, event: TurnCompleted | TurnFailed | TurnAbandoned | TurnCan
                 raise IllegalEvent(f"cannot abandon a turn that is {turn.status}")
             return replace(turn, status="abandoned", ended_at=event.at, awaiting_since=None)
         case TurnCancelled():
-            return replace(turn, status="cancelled", ended_at=event.at)
+            if turn.status not in ("in_progress", "awaiting_input"):
+                raise IllegalEvent(f"cannot cancel a turn that is {turn.status}")
+            return replace(turn, status="cancelled", ended_at=event.at, awaiting_since=None)
         case _:
             assert_never(event)
 

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 
 from turnloom.domain import ids
 from turnloom.domain.errors import UpstreamBroken
-from turnloom.domain.event import CallStarted, Delta, Runner
+from turnloom.domain.event import CallStarted, Delta
 from turnloom.domain.message import Tool
 from turnloom.domain.turn import Turn
+from turnloom.engine.custom_input import CustomInput
 from turnloom.ports import CallChunk, TextChunk
 
 
@@ -21,41 +22,57 @@ from turnloom.ports import CallChunk, TextChunk
 class AnswerReader:
     """The state of reading one answer. `known_calls` are call ids in use; `characters` counts what the model wrote.
 
-    Without `parallel_calls` only the first call of the answer counts, and further ones are not read.
+    Without `parallel_calls` only the first call of the answer counts, and further ones are not read. More calls than
+    `hosted_left` (None: no limit) for tools that are run here are turned down.
     """
 
     turn: Turn
     tools: tuple[Tool, ...]
     known_calls: Set[str]
     parallel_calls: bool
+    hosted_left: int | None = None
     characters: int = 0
+    _custom: CustomInput | None = None
+    _open_index: int | None = None
     _seen: list[int] = field(default_factory=list)
     _unnamed: list[CallChunk] = field(default_factory=list)
     _named: set[str] = field(default_factory=set)
 
-    def text(self, chunk: TextChunk) -> Delta:
+    def text(self, chunk: TextChunk) -> Iterator[CallStarted | Delta]:
+        """The text, behind which the current call, if any, cannot go on."""
+        yield from self.close()
+        self._open_index = None
         self.characters += len(chunk.text)
-        return Delta(chunk.block, chunk.text, chunk.logprobs)
+        yield Delta(chunk.block, chunk.text, chunk.logprobs)
 
     def call(self, chunk: CallChunk) -> Iterator[CallStarted | Delta]:
         self.characters += len(chunk.arguments)
         if chunk.index not in self._seen:
-            self.close()
+            yield from self.close()
             self._seen.append(chunk.index)
+            self._open_index = chunk.index
             self._unnamed = [chunk]
-        elif chunk.index != self._seen[-1]:
+        elif chunk.index != self._open_index:
             raise UpstreamBroken("The model endpoint mixed up the fragments of its tool calls.")
         elif self._unnamed:
             self._unnamed.append(chunk)
-        elif chunk.arguments and self._counts:
-            yield Delta("arguments", chunk.arguments)
+        elif self._counts:
+            yield from self._argue(chunk.arguments)
         if name := "".join(fragment.name for fragment in self._unnamed):
             yield from self._open(name)
 
-    def close(self) -> None:
+    def close(self) -> Iterator[Delta]:
         """Say that the current call, if any, is whole. Raises UpstreamBroken when its name never came."""
         if self._unnamed:
             raise UpstreamBroken("The model endpoint sent a tool call without a name.")
+        custom, self._custom = self._custom, None
+        if custom is not None and (rest := custom.rest()):
+            yield Delta("arguments", rest)
+
+    def _argue(self, arguments: str) -> Iterator[Delta]:
+        text = self._custom.take(arguments) if self._custom is not None else arguments
+        if text:
+            yield Delta("arguments", text)
 
     @property
     def _counts(self) -> bool:
@@ -68,13 +85,25 @@ class AnswerReader:
         if not self._counts:
             return
         tool = next((tool for tool in self.tools if tool.name == name), None)
-        source = tool.source if tool else None
-        runner: Runner = "unknown" if tool is None else "client" if source is None else "server"
-        # A server's tool goes by the name that its server knows, whatever the model was told to call it.
-        shown, group = (source.name, source.group) if source else (name, None)
-        yield CallStarted(self._distinct(given), shown, runner, group)
-        if arguments:
-            yield Delta("arguments", arguments)
+        yield self._started(self._distinct(given), name, tool)
+        if tool is not None and tool.kind == "custom":
+            self._custom = CustomInput()
+        yield from self._argue(arguments)
+
+    def _started(self, call_id: str, name: str, tool: Tool | None) -> CallStarted:
+        """The call under the name that whoever answers it knows, whatever the model was told to call it."""
+        if tool is None:
+            return CallStarted(call_id, name, "unknown")
+        source = tool.source
+        if source is None:
+            return CallStarted(call_id, tool.called or name, "client", tool.namespace, tool.kind)
+        if self.hosted_left == 0:
+            return CallStarted(call_id, source.name, "unknown")
+        if tool.approval:
+            return CallStarted(call_id, source.name, "approval", source.group)
+        if self.hosted_left is not None:
+            self.hosted_left -= 1
+        return CallStarted(call_id, source.name, "server", source.group)
 
     def _distinct(self, given: str) -> str:
         taken = given in self._named or given in self.known_calls

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from turnloom.domain.action import Action, CallModel, CallTools, RunShields
+from turnloom.domain.action import Action, CallModel, CallTools, Gather, RunShields
 from turnloom.domain.decide import decide
+from turnloom.domain.errors import Problem
+from turnloom.domain.event import TurnFailed
 from turnloom.domain.message import JSON, Spec
 from turnloom.domain.transcript import Dialect, transcript
 from turnloom.domain.turn import Turn
-from turnloom.engine.perform import Scene, World
+from turnloom.engine.scene import Scene, World
 from turnloom.ports import NotStarted, Orchestrator, ToolScope
 from turnloom.store.turns import Place, Record, Turns
 
@@ -27,11 +29,12 @@ class Brief:
     dialect: Dialect
     scope: ToolScope
 
-    def scene(self, turn: Turn, action: Action) -> Scene:
-        """The turn as this action needs it; only the model and the shields get to see messages."""
+    def scene(self, turn: Turn, action: Action, patience: float) -> Scene:
+        """The turn as this action needs it; only the model, the shields and a summary get to see messages."""
         shown = isinstance(action, CallModel | RunShields)
+        shown = shown or (isinstance(action, Gather) and self.spec.compact_above is not None)
         messages = transcript(self.spec, self.history, turn, self.dialect) if shown else ()
-        return Scene(turn, self.spec, messages, self.scope)
+        return Scene(turn, self.spec, messages, self.scope, patience)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +42,14 @@ class Pace:
     """How fast things are written and looked for, in seconds.
 
     `logged` is how old an event may get before a driver that nobody is connected to logs it; `poll` how often a
-    follower looks, at first and at most; `lease` how long a driver is believed in after its last write.
+    follower looks, at first and at most; `lease` how long a driver is believed in after its last write. `patience` is
+    how long the upstream may ask us to wait: for a caller who is connected and can be told so, and for nobody.
     """
 
     logged: float = 0.5
     poll: tuple[float, float] = (0.05, 0.5)
     lease: float = 30.0
+    patience: tuple[float, float] = (0.5, 60.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +68,11 @@ class Engine:
             await self.orchestrator.start(name, state_of(record, spec))
         except NotStarted as failure:
             logger.warning("the state machine was not started: %s", failure)
+
+    async def fail(self, record: Record, problem: Problem) -> None:
+        """End a turn that cannot go on. Raises ConditionFailed when someone else has come first."""
+        failure = TurnFailed(max(self.world.clock.now(), record.turn.last_at + 1), problem.code, problem.message)
+        await self.stores[record.place.api].settle(replace(record.with_events([failure]), lease=0, secrets=None))
 
     def lease(self, seconds: float | None = None) -> int:
         """The time until which a driver that writes now is taken to be alive."""

@@ -19,7 +19,7 @@ class Followed:
     problem: Problem | None = None
 
     def __init__(self, engine: Engine, record: Record) -> None:
-        self.record = record
+        self.record = _without_provisional(record) if record.closing > engine.world.clock.now() else record
         self._engine = engine
 
     def events(self) -> AsyncGenerator[Event]:
@@ -48,11 +48,17 @@ async def follow(engine: Engine, record: Record) -> AsyncGenerator[Event]:
         row = await store.peek(record.place)
         if row is None:
             raise NotFound("turn", record.turn.id)
-        if not row.running:
+        if not row.running and row.closing <= engine.world.clock.now():
             for event in row.events[len(record.events) :]:
                 yield event
             return
         lease = record.lease if record.batches > row.batches else row.lease
-        if lease < engine.world.clock.now():
+        if row.running and lease < engine.world.clock.now():
             await take_over(engine, record)
         await engine.world.clock.sleep(delay)
+
+
+def _without_provisional(record: Record) -> Record:
+    """The record of a turn that was cancelled a moment ago, as it was before."""
+    events = record.events[:-2]
+    return replace(record, events=events, turn=fold(Turn(record.turn.id), events))

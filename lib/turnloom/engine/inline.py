@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 
 from turnloom.domain.action import Action, AwaitClient, CallTools, Finish
@@ -22,6 +22,7 @@ from turnloom.engine.engine import Brief, Engine
 from turnloom.engine.follow import follow
 from turnloom.engine.journal import AHEAD_SECONDS, Journal
 from turnloom.engine.perform import perform
+from turnloom.engine.scene import Scene
 from turnloom.ports import ConditionFailed
 from turnloom.store.turns import Record, Turns, Unstored
 
@@ -43,6 +44,7 @@ class Run:
         self._held: list[Event] = []
         self._told: asyncio.Queue[Event | Problem | None] = asyncio.Queue()
         self._drive: asyncio.Task[None] | None = None
+        self._last_work: Callable[[], Awaitable[None]] | None = None
 
     async def start(self, opening: Awaitable[None] | None = None) -> None:
         """Begin to drive, and wait until `opening`, the write that makes the turn exist, is done.
@@ -68,6 +70,10 @@ class Run:
         """Call the drive off; a stored turn is then taken over by the sweeper."""
         if self._drive is not None:
             self._drive.cancel()
+
+    def afterwards(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Have this done when the drive is over, before its reader is let go; to be said before the start."""
+        self._last_work = work
 
     async def events(self) -> AsyncGenerator[Event]:
         """The events from where this run began, until the turn rests. Raises the Problem that kept it from ending."""
@@ -100,15 +106,28 @@ class Run:
         except Exception as failure:
             self._told.put_nowait(_as_problem(failure))
         finally:
+            if self._last_work is not None:
+                await self._last_work()
             self._told.put_nowait(None)
 
     async def _tell_what_others_make_of_it(self) -> None:
         """Follow the log, unless the reader has been told of things that never got there: it must read again."""
-        gone = isinstance(self._store, Turns) and await self._store.peek(self.record.place) is None
-        if self._journal.ahead and not gone:
+        untold = min(len(self._held), self._journal.unlogged)
+        for event in self._held[: len(self._held) - untold]:  # the pulse has logged them in the meantime
+            self._told.put_nowait(event)
+        row = await self._store.peek(self.record.place) if isinstance(self._store, Turns) else None
+        if row is not None and row.closing > self._engine.world.clock.now():
+            await self._tell_cancelled(row, untold)
+        elif row is not None and self._journal.unlogged > untold:
             message = "Another driver took the turn over; read on from the last frame you have."
             self._told.put_nowait(ServerFault(message, code="turn_taken_over"))
         else:
+            await self._tell_the_rest()
+
+    async def _tell_cancelled(self, row: Record, untold: int) -> None:
+        try:
+            self._told.put_nowait(await self._journal.amend(row, untold))
+        except ConditionFailed:
             await self._tell_the_rest()
 
     async def _drive_on(self) -> None:
@@ -133,7 +152,7 @@ class Run:
                 return True
             await self._perform(action)
         # What came before and what ends the leg are stored by one write, and told after it.
-        async for event in perform(action, self.brief.scene(self._journal.turn, action), self._engine.world):
+        async for event in perform(action, self._scene(action), self._engine.world):
             self._journal.note(event)
             self._held.append(event)
         await self._journal.settle()
@@ -141,10 +160,12 @@ class Run:
         return False
 
     async def _perform(self, action: Action) -> None:
-        scene = self.brief.scene(self._journal.turn, action)
-        async with aclosing(perform(action, scene, self._engine.world)) as events:
+        async with aclosing(perform(action, self._scene(action), self._engine.world)) as events:
             async for event in events:
                 await self._take(event)
+
+    def _scene(self, action: Action) -> Scene:
+        return self.brief.scene(self._journal.turn, action, self._engine.pace.patience[0])
 
     async def _take(self, event: Event) -> None:
         ahead = _may_run_ahead(self._journal.turn, event)
@@ -180,10 +201,13 @@ class Run:
         self._tell_held()
 
     async def _tell_the_rest(self) -> None:
-        """Tell what others make of the turn, from the log."""
-        async with aclosing(follow(self._engine, self._journal.record)) as events:
-            async for event in events:
-                self._told.put_nowait(event)
+        """Tell what others make of the turn, from the log, or that it was deleted."""
+        try:
+            async with aclosing(follow(self._engine, self._journal.record)) as events:
+                async for event in events:
+                    self._told.put_nowait(event)
+        except Problem as problem:
+            self._told.put_nowait(problem)
 
 
 def _as_problem(failure: Exception) -> Problem:

@@ -10,15 +10,17 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
-from turnloom.domain.event import Event
+from turnloom.domain.event import Event, TurnCancelled
 from turnloom.domain.turn import Turn, evolve, withheld
-from turnloom.ports import Clock
+from turnloom.ports import Clock, ConditionFailed
 from turnloom.store.turns import Record, Turns, Unstored
 
 AHEAD_EVENTS = 64
 AHEAD_FRAMES = AHEAD_EVENTS + 2
 """As frames: the first delta also opens its item and its part."""
 AHEAD_SECONDS = 2.0
+LOOK_SECONDS = 2.0
+"""After how long, at the latest, a driver that has nothing to log knows that the turn is not its own any more."""
 
 
 class Journal:
@@ -40,6 +42,7 @@ class Journal:
         self._lease_seconds = lease_seconds
         self._pending: list[Event] = []
         self._written = clock.now()
+        self._looked = self._written
         self._lock = asyncio.Lock()
 
     def note(self, event: Event) -> None:
@@ -48,9 +51,9 @@ class Journal:
         self._pending.append(event)
 
     @property
-    def ahead(self) -> bool:
-        """Whether something has happened that no write has stored."""
-        return bool(self._pending)
+    def unlogged(self) -> int:
+        """How many events have happened that no write has stored."""
+        return len(self._pending)
 
     @property
     def full(self) -> bool:
@@ -75,6 +78,19 @@ class Journal:
             self.record = await self._store.settle(record)
             self._pending.clear()
 
+    async def amend(self, cancelled: Record, untold: int) -> TurnCancelled:
+        """Complete the row of a turn that was cancelled with what was told, all but the last `untold` events.
+
+        Raises ConditionFailed when there is another such driver, or the turn was deleted.
+        """
+        kept = self._pending[: max(0, len(self._pending) - untold)]
+        before = self.record.with_events(kept)
+        end = TurnCancelled(max(cancelled.turn.last_at, before.turn.last_at))
+        after = before.with_events([end])
+        await self._store.settle(replace(cancelled, events=after.events, turn=after.turn, closing=0))
+        self._pending.clear()
+        return end
+
     @asynccontextmanager
     async def kept_alive(self) -> AsyncIterator[None]:
         """While inside, unlogged events do not grow old and the lease does not run out.
@@ -92,10 +108,19 @@ class Journal:
     async def _pulse(self) -> None:
         while True:
             await self._clock.sleep(self._ahead_seconds)
-            idle = self._clock.now() - self._written
+            now = self._clock.now()
             async with self._lock:
-                if self._pending or idle > self._lease_seconds / 3 * 1e6:
+                if self._pending or now - self._written > self._lease_seconds / 3 * 1e6:
                     await self._append()
+                elif now - max(self._looked, self._written) > (LOOK_SECONDS - self._ahead_seconds) * 1e6:
+                    self._looked = now
+                    await self._look()
+
+    async def _look(self) -> None:
+        if self.opened is not None:
+            await self.opened
+        if await self._store.fenced(self.record):
+            raise ConditionFailed
 
     async def _append(self) -> None:
         if self.opened is not None:

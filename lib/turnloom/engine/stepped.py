@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import aclosing
-from dataclasses import replace
 
 from turnloom.domain.action import Action, AwaitClient, CallTools, Finish
 from turnloom.domain.decide import decide
-from turnloom.domain.errors import Problem
+from turnloom.domain.errors import Problem, ServerFault
 from turnloom.domain.event import Event, TakenOver, TurnFailed
 from turnloom.domain.message import JSON
 from turnloom.domain.turn import evolve
@@ -38,12 +37,12 @@ async def step(engine: Engine, state: State, kind: str) -> dict[str, JSON]:
     A failure of the turn itself is stored and ends it; only our own faults are raised. Raises TurnMoved.
     """
     record = await _load(engine, state)
-    if record is None:
+    brief = await _brief(engine, record) if record is not None else None
+    if record is None or brief is None:
         return {**state, "next": "done", "calls": []}
-    brief = await engine.brief(record)
     journal = _journal(engine, record)
     if journal.turn.cut:
-        journal.note(TakenOver(_after(engine, record)))
+        journal.note(TakenOver(max(engine.world.clock.now(), record.turn.last_at + 1)))
     action = decide(journal.turn, brief.spec)
     if action.kind == kind:
         await _act(engine, journal, brief, action)
@@ -55,9 +54,12 @@ async def call_tool(engine: Engine, state: State, call_id: str) -> None:
     record = await _load(engine, state)
     if record is None or call_id not in {call.call_id for call in record.turn.open_calls}:
         return
-    brief = await engine.brief(record)
+    brief = await _brief(engine, record)
+    if brief is None:
+        return
     action = CallTools((call_id,))
-    async with aclosing(perform(action, brief.scene(record.turn, action), engine.world)) as events:
+    scene = brief.scene(record.turn, action, engine.pace.patience[1])
+    async with aclosing(perform(action, scene, engine.world)) as events:
         async for event in events:
             record = await _append_among_others(engine, record, event, call_id)
 
@@ -65,10 +67,8 @@ async def call_tool(engine: Engine, state: State, call_id: str) -> None:
 async def fail(engine: Engine, state: State, message: str) -> None:
     """End a turn that the state machine could not bring to its end; the cause is for the logs, not for the client."""
     record = await _load(engine, state)
-    if record is None:
-        return
-    failure = TurnFailed(_after(engine, record), "internal_error", message)
-    await _settle_failed(engine, record, failure)
+    if record is not None:
+        await _fail(engine, record, ServerFault(message))
 
 
 async def _load(engine: Engine, state: State) -> Record | None:
@@ -79,11 +79,27 @@ async def _load(engine: Engine, state: State) -> Record | None:
     return record if running else None
 
 
+async def _brief(engine: Engine, record: Record) -> Brief | None:
+    """The brief of the turn; None, and the turn has failed, when its rules or its history are gone."""
+    try:
+        return await engine.brief(record)
+    except Problem as problem:
+        await _fail(engine, record, problem)
+        return None
+
+
 def _journal(engine: Engine, record: Record) -> Journal:
     return Journal(engine.stores[record.place.api], record, engine.world.clock, engine.pace.logged, engine.pace.lease)
 
 
 async def _act(engine: Engine, journal: Journal, brief: Brief, action: Action) -> None:
+    try:
+        await _act_or_fail(engine, journal, brief, action)
+    except ConditionFailed:
+        raise TurnMoved(journal.turn.id) from None
+
+
+async def _act_or_fail(engine: Engine, journal: Journal, brief: Brief, action: Action) -> None:
     try:
         async with journal.kept_alive():
             await _perform(engine, journal, brief, action)
@@ -91,15 +107,15 @@ async def _act(engine: Engine, journal: Journal, brief: Brief, action: Action) -
                 await journal.settle()
             else:
                 await journal.flush()
-    except ConditionFailed:
-        raise TurnMoved(journal.turn.id) from None
     except Problem as problem:
-        journal.note(TurnFailed(_after(engine, journal.record), problem.code, problem.message))
+        at = max(engine.world.clock.now(), journal.turn.last_at + 1)
+        journal.note(TurnFailed(at, problem.code, problem.message))
         await journal.settle()
 
 
 async def _perform(engine: Engine, journal: Journal, brief: Brief, action: Action) -> None:
-    async with aclosing(perform(action, brief.scene(journal.turn, action), engine.world)) as events:
+    scene = brief.scene(journal.turn, action, engine.pace.patience[1])
+    async with aclosing(perform(action, scene, engine.world)) as events:
         async for event in events:
             journal.note(event)
             if journal.full:
@@ -122,13 +138,8 @@ async def _append_among_others(engine: Engine, record: Record, event: Event, cal
             record = fresh
 
 
-async def _settle_failed(engine: Engine, record: Record, failure: TurnFailed) -> None:
-    store = engine.stores[record.place.api]
+async def _fail(engine: Engine, record: Record, problem: Problem) -> None:
     try:
-        await store.settle(replace(record.with_events([failure]), lease=0, secrets=None))
+        await engine.fail(record, problem)
     except ConditionFailed:
         raise TurnMoved(record.turn.id) from None
-
-
-def _after(engine: Engine, record: Record) -> int:
-    return max(engine.world.clock.now(), record.turn.last_at + 1)

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from turnloom.domain.event import TakenOver, TurnFailed
+from turnloom.domain.errors import Problem, ServerFault
+from turnloom.domain.event import (
+    CallsAllowed,
+    InferenceCompleted,
+    InputProvided,
+    TakenOver,
+    ToolCompleted,
+    ToolStarted,
+)
 from turnloom.engine.engine import Engine
 from turnloom.engine.journal import AHEAD_FRAMES
 from turnloom.ports import ConditionFailed
@@ -24,19 +32,42 @@ async def take_over(engine: Engine, record: Record) -> None:
     if found is None or not found.running or found.lease >= now:
         return
     lost = sum(isinstance(event, TakenOver) for event in found.events)
-    at = max(now, found.turn.last_at + 1)
     try:
         if lost >= MOST_LOST_DRIVERS:
-            failure = TurnFailed(at, "internal_error", f"The turn lost its driver {lost + 1} times.")
-            await store.settle(replace(found.with_events([failure]), lease=0, secrets=None))
+            await engine.fail(found, ServerFault(f"The turn lost its driver {lost + 1} times."))
             return
         lease = engine.lease()
         found = await store.settle(replace(found, lease=lease))
-        found = await store.fence(found, lease, [TakenOver(at, AHEAD_FRAMES)])
+        taken = TakenOver(max(now, found.turn.last_at + 1), frames_ahead(found))
+        await _go_on(engine, await store.fence(found, lease, [taken]), lost + 1)
     except ConditionFailed:
         return
-    spec = (await engine.brief(found)).spec
-    await engine.hand_over(f"{found.turn.id}-{found.turn.leg}-{lost + 1}", found, spec)
+
+
+async def _go_on(engine: Engine, record: Record, lost: int) -> None:
+    """Hand the turn over; one whose rules or history are gone has failed."""
+    try:
+        spec = (await engine.brief(record)).spec
+    except Problem as problem:
+        await engine.fail(record, problem)
+        return
+    await engine.hand_over(f"{record.turn.id}-{record.turn.leg}-{lost}", record, spec)
+
+
+def frames_ahead(record: Record) -> int:
+    """How many frames the driver of this turn may have sent that are not in the log.
+
+    The state machine sends nothing. It has the turn from the start if that runs in the background, and otherwise once
+    tools are due or another driver was lost. And a model call that has ended is followed by another one only there.
+    """
+    if (record.turn.settings or {}).get("background"):
+        return 0
+    for event in reversed(record.events):
+        if isinstance(event, InferenceCompleted | CallsAllowed | ToolStarted | ToolCompleted | TakenOver):
+            return 0
+        if isinstance(event, InputProvided):
+            break
+    return AHEAD_FRAMES
 
 
 async def sweep(engine: Engine) -> int:

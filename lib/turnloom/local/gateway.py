@@ -52,7 +52,7 @@ async def _no_route(request: Any, _failure: Exception) -> JSONResponse:
     path, trace = request.url.path, uuid.uuid4().hex
     message = f"Route '{request.method} {path}' not found"
     alias = path.startswith("/v1/openai/")
-    if path.startswith(("/v1/responses", "/v1/openai/v1/responses")):
+    if path.startswith(("/v1/responses", "/v1/openai/v1/responses", "/v1/conversations")):
         body = responses_envelope("route_not_found", message, None, alias=alias)
     else:
         body = agents_envelope("route_not_found", message)

@@ -12,7 +12,9 @@ from itertools import groupby
 from typing import Any, get_args
 
 from turnloom.domain.event import (
+    CallsAllowed,
     CallStarted,
+    Compacted,
     ContextInserted,
     Delta,
     Event,
@@ -39,6 +41,8 @@ _TAGS: dict[str, type[Event]] = {
     "start": TurnStarted,
     "context": ContextInserted,
     "listed": ToolsListed,
+    "compacted": Compacted,
+    "allowed": CallsAllowed,
     "gathered": Gathered,
     "shields": ShieldsRun,
     "infer": InferenceStarted,

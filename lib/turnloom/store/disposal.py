@@ -7,7 +7,7 @@ list from its start, due when it may be over.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from turnloom.ports import Row, Table
 
@@ -16,11 +16,15 @@ _LIST = "disposal"
 
 @dataclass(frozen=True, slots=True)
 class Disposable:
-    """An agent (no session), or one session of it; `expiring` ones are only removed if nothing happened since."""
+    """An agent (no session), one session of it, or a conversation.
+
+    `expiring` ones are only removed if nothing happened since.
+    """
 
     owner: str
-    agent_id: str
+    agent_id: str = ""
     session_id: str | None = None
+    conversation_id: str | None = None
     expiring: bool = False
 
 
@@ -30,9 +34,8 @@ class Disposal:
 
     async def put(self, thing: Disposable, due: int) -> str:
         """Put on the list, due at that time in microseconds; the entry's name for `take_off`."""
-        entry = f"{due:017d}#{thing.session_id or thing.agent_id}"
-        value = {"owner": thing.owner, "agent": thing.agent_id, "session": thing.session_id, "expiring": thing.expiring}
-        await self._table.put(Row(_LIST, entry, value))
+        entry = f"{due:017d}#{thing.conversation_id or thing.session_id or thing.agent_id}"
+        await self._table.put(Row(_LIST, entry, asdict(thing)))
         return entry
 
     async def take_off(self, entry: str) -> None:
@@ -41,7 +44,4 @@ class Disposal:
     async def due(self, now: int, limit: int = 100) -> list[tuple[str, Disposable]]:
         """The entries whose time has come, oldest first, each with its name."""
         page = await self._table.query(_LIST, before=f"{now:017d}", limit=limit)
-        return [
-            (row.sort, Disposable(row.value["owner"], row.value["agent"], row.value["session"], row.value["expiring"]))
-            for row in page.rows
-        ]
+        return [(row.sort, Disposable(**row.value)) for row in page.rows]

@@ -53,7 +53,9 @@ class Record:
 
     `lease` is the time in microseconds until which its driver is taken to be alive; 0 while nobody drives.
     `origin` holds what belongs to the turn but is no event: agent, parent and lineage, fingerprint of the request.
-    `reopens` is set in a row that is no turn: it only marks that the turn before it was reopened here.
+    `reopens` is set in a row that is no turn: it only marks that the turn before it was reopened here. A `hidden` turn
+    counts in its thread but is not to be had by its id. Until `closing`, a time in microseconds, the last two events of
+    a cancelled turn are provisional: its driver may put in their place what it had told and not yet logged.
     """
 
     place: Place
@@ -65,6 +67,8 @@ class Record:
     origin: dict[str, JSON] = field(default_factory=dict)
     secrets: str | None = None
     reopens: bool = False
+    hidden: bool = False
+    closing: int = 0
     expires: int | None = None
     blob: str | None = None
 
@@ -94,7 +98,7 @@ class Turns:
         self._log = log
         self._blobs = blobs
         self._listed = listed
-        self._remembered: dict[tuple[str, str, int], Record] = {}
+        self._remembered: dict[tuple[str, str, str, int], Record] = {}
 
     # --- writing
 
@@ -137,13 +141,21 @@ class Turns:
             except ConditionFailed:
                 record = await self._caught_up(record)
 
+    async def fenced(self, record: Record) -> bool:
+        """Whether someone else has taken the next number of the log."""
+        return await self._log.get(self._log_of(record), place_in_thread(record.batches)) is not None
+
     async def delete(self, record: Record) -> None:
-        """Remove the turn and all that belongs to it; a driver at work on it finds out at its next append."""
+        """Remove the turn and all that belongs to it; a driver at work on it finds out at its next append.
+
+        For that driver the fence stays until it expires, also the one of a turn that was cancelled a moment ago.
+        """
         await self._table.delete(*self._key(record.place))
         await self._drop_blob(record.blob)
-        await self._drop_log(record)
         if record.running:
-            await self.fence(record, record.lease)
+            record = await self.fence(record, record.lease)
+        fenced = record.running or record.turn.status == "cancelled"
+        await self._drop_log(record, but=record.batches - 1 if fenced else None)
 
     # --- reading
 
@@ -225,6 +237,10 @@ class Turns:
             value["batches"] = record.batches
         if record.reopens:
             value["reopens"] = True
+        if record.hidden:
+            value["hidden"] = True
+        if record.closing:
+            value["closing"] = record.closing
         if record.running:
             value["lease"] = record.lease
             if record.secrets:
@@ -248,7 +264,7 @@ class Turns:
         if record.running:
             shard = zlib.crc32(place.thread.encode()) % SHARDS
             indexes["running"] = (f"running#{shard}", f"{record.lease:017d}#{record.turn.id}")
-        if self._listed:
+        if self._listed and not record.hidden:
             indexes["listed"] = (partition(place.owner), record.turn.id)
         return indexes
 
@@ -282,6 +298,8 @@ class Turns:
             lease=value.pop("lease", 0),
             secrets=value.pop("secrets", None),
             reopens=value.pop("reopens", False),
+            hidden=value.pop("hidden", False),
+            closing=value.pop("closing", 0),
             expires=row.expires,
             blob=blob,
             origin=value,
@@ -297,18 +315,23 @@ class Turns:
         if key is not None:
             await self._blobs.delete(key)
 
-    async def _drop_log(self, record: Record) -> None:
+    async def _drop_log(self, record: Record, but: int | None = None) -> None:
         key = self._log_of(record)
+        kept = None if but is None else place_in_thread(but)
+        after: str | None = None
         while True:
-            page = await self._log.query(key)
+            page = await self._log.query(key, after=after)
             for row in page.rows:
-                await self._log.delete(row.partition, row.sort)
+                if row.sort != kept:
+                    await self._log.delete(row.partition, row.sort)
             if not page.more:
                 return
+            after = page.rows[-1].sort
 
 
-def _key_of(row: Row) -> tuple[str, str, int]:
-    return row.partition, row.sort, row.version
+def _key_of(row: Row) -> tuple[str, str, str, int]:
+    """What tells a row's content from any other: another turn may take the place of one that was deleted."""
+    return row.partition, row.sort, row.value["id"], row.version
 
 
 class Unstored:
@@ -323,3 +346,6 @@ class Unstored:
     async def append(self, record: Record, events: Sequence[Event], lease: int, turn: Turn | None = None) -> Record:
         after = replace(record, events=record.events + tuple(events), turn=turn or fold(record.turn, events))
         return replace(after, lease=lease)
+
+    async def fenced(self, record: Record) -> bool:
+        return False

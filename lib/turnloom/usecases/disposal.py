@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
+from turnloom.domain import ids
 from turnloom.domain.errors import NotFound
 from turnloom.store.disposal import Disposable
 from turnloom.usecases.services import Services
@@ -15,6 +14,9 @@ DAY = 86_400 * 1_000_000
 async def dispose(services: Services, thing: Disposable) -> None:
     """Hide it, then remove what belongs to it. Raises NotFound when there never was such a thing."""
     now = services.clock.now()
+    if thing.conversation_id is not None:
+        await _remove_conversation(services, thing, thing.conversation_id)
+        return
     if thing.session_id is not None:
         if not await services.sessions.bury(thing.owner, thing.agent_id, thing.session_id, now):
             raise NotFound("session", thing.session_id)
@@ -42,20 +44,38 @@ async def dispose_due(services: Services) -> int:
 
 async def _dispose_quietly(services: Services, thing: Disposable) -> None:
     try:
-        await dispose(services, replace(thing, expiring=False))
+        await dispose(services, thing)
     except NotFound:
         return
 
 
 async def _still_used_until(services: Services, thing: Disposable) -> int | None:
-    """When an expiring session is due after all, because of a turn that came later; None when it is due now."""
-    if not thing.expiring or thing.session_id is None:
+    """When something that expires is due after all, because of a turn that came later; None when it is due now."""
+    if not thing.expiring:
         return None
-    newest = await services.turns.thread(thing.owner, thing.session_id, newest_first=True, limit=1)
-    due = newest[0].turn.last_at + services.limits.session_days * DAY if newest else 0
+    if thing.conversation_id is not None:
+        store, thread, days = services.responses, _thread(thing.conversation_id), services.limits.retention_days
+    else:
+        store, thread, days = services.turns, thing.session_id or "", services.limits.session_days
+    newest = await store.thread(thing.owner, thread, newest_first=True, limit=1)
+    due = newest[0].turn.last_at + (days or 0) * DAY if newest else 0
     return due if due > services.clock.now() else None
 
 
 async def _remove_turns(services: Services, owner: str, session_id: str) -> None:
     for record in await services.turns.thread(owner, session_id):
         await services.turns.delete(record)
+
+
+async def _remove_conversation(services: Services, thing: Disposable, conversation_id: str) -> None:
+    """Responses outlive a conversation that was deleted, but not one that has expired."""
+    await services.conversations.delete(thing.owner, conversation_id)
+    for record in await services.responses.thread(thing.owner, _thread(conversation_id)):
+        if record.hidden or thing.expiring:
+            await services.responses.delete(record)
+
+
+def _thread(conversation_id: str) -> str:
+    thread = ids.conversation_thread(conversation_id)
+    assert thread is not None
+    return thread

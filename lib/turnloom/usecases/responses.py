@@ -1,16 +1,10 @@
-"""Responses: created alone or on top of another, found, listed, deleted.
-
-A chain of responses lives in a *branch*, a thread whose ordinals count the depth from the root. The child of a
-branch's tip takes the next ordinal; the child of any other response finds that place taken and opens a branch of its
-own, which remembers where it grew (`lineage`: the branches before it, each with the ordinal it was left at). So a
-chain is read with one query per branch, a fork copies nothing, and each response stores only what is new in it.
-"""
+"""Responses: created, found, listed, cancelled, deleted."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from turnloom.domain import ids
@@ -19,62 +13,91 @@ from turnloom.domain.event import TurnStarted
 from turnloom.domain.message import JSON, Spec, ToolServer
 from turnloom.domain.responses_input import RESPONSES, check_calls
 from turnloom.domain.turn import Listing, Turn
+from turnloom.engine.cancel import cancel
 from turnloom.engine.engine import Brief
+from turnloom.engine.follow import Followed
 from turnloom.engine.inline import Run
 from turnloom.ports import ConditionFailed, ToolScope
+from turnloom.store.claims import Claim
 from turnloom.store.turns import Place, Record, Unstored
+from turnloom.usecases.approvals import allowed_calls, with_calls
 from turnloom.usecases.callers import Caller, sealed, unsealed
-from turnloom.usecases.response_spec import spec_of
+from turnloom.usecases.chains import (
+    Chain,
+    ancestors,
+    chain_of,
+    check_unlocked,
+    conversation_before,
+    conversation_chain,
+    forked,
+    in_conversation,
+    place_of,
+)
+from turnloom.usecases.conversations import get_conversation
+from turnloom.usecases.disposal import DAY
+from turnloom.usecases.response_spec import servers_of, spec_of
 from turnloom.usecases.services import Services
+
+JOIN_SECONDS = 3.0
+"""How long to wait for a response that another request with the same key is about to store."""
 
 
 @dataclass(frozen=True, slots=True)
 class ResponseRequest:
-    """A response as asked for: its new input items, and the parameters as given, without secrets."""
+    """A response as asked for: its new input items, and the parameters as given, without secrets.
+
+    `key` is the client's idempotency key, `fingerprint` what tells the request from others.
+    """
 
     input: Sequence[JSON]
     settings: Mapping[str, Any]
     store: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Chain:
-    """The ancestors of a new response, oldest first, and the place that it may take."""
-
-    records: tuple[Record, ...] = ()
-    thread: str | None = None
-    ordinal: int = 0
-    lineage: tuple[tuple[str, int], ...] = field(default=())
+    key: str | None = None
+    fingerprint: str = ""
 
     @property
-    def turns(self) -> tuple[Turn, ...]:
-        return tuple(record.turn for record in self.records)
+    def background(self) -> bool:
+        return bool(self.settings.get("background"))
+
+    @property
+    def conversation(self) -> str | None:
+        named = self.settings.get("conversation")
+        return named["id"] if named else None
 
 
-async def create_response(services: Services, caller: Caller, asked: ResponseRequest) -> Run:
-    """Start a response. Raises InvalidRequest, NotFound, Busy before anything is stored or paid for."""
-    parent = asked.settings.get("previous_response_id")
-    chain = await _chain(services, caller.owner, parent) if parent else Chain()
-    spec = _with_known_listings(spec_of(asked.settings, services.limits.inferences), chain)
-    check_calls(chain.turns, asked.input)
+async def create_response(services: Services, caller: Caller, asked: ResponseRequest) -> Run | Followed:
+    """Start a response, or join the one that this very request started before.
+
+    Raises InvalidRequest, NotFound, Busy before anything is stored or paid for.
+    """
+    joined = await join(services, caller.owner, asked)
+    if joined is not None:
+        return joined
+    chain = await _chain(services, caller.owner, asked.settings)
     while True:
+        asked = replace(asked, input=with_calls(chain.turns, asked.input))
+        spec = rules(services, asked.settings, chain.turns, asked.input)
+        check_calls(chain.turns, asked.input)
         record = _opening(services, caller, chain, asked)
-        brief = Brief(spec, chain.turns, RESPONSES, _scope(caller, record))
-        store = services.responses if asked.store else Unstored()
-        run = Run(services.engine, store, record, brief)
+        earlier = await stake(services, record, asked)
+        if earlier is not None:
+            return earlier
         try:
-            await run.start(store.open(record))
+            brief = Brief(spec, chain.turns, RESPONSES, _scope(caller, record))
+            return await _begun(services, record, brief, asked)
         except ConditionFailed:
-            chain = _forked(chain)
-            continue
-        return run
+            await give_up(services, record, asked)
+            chain = await _elsewhere(services, caller.owner, chain, asked)
+        except BaseException:
+            await give_up(services, record, asked)
+            raise
 
 
 async def get_response(services: Services, owner: str, response_id: str) -> Record:
     """The stored response in whatever state it is."""
-    place = _place(owner, response_id)
+    place = place_of(owner, response_id)
     record = await services.responses.load(place) if place else None
-    if record is None or record.turn.id != response_id:
+    if record is None or record.turn.id != response_id or record.hidden:
         raise NotFound("response", response_id)
     return record
 
@@ -95,116 +118,165 @@ async def list_responses(
 
 
 async def response_context(services: Services, owner: str, response_id: str) -> list[Record]:
-    """The response and all its ancestors, oldest first; ancestors that were deleted are left out."""
+    """The response and all that it stands on, oldest first; ancestors that were deleted are left out."""
     record = await get_response(services, owner, response_id)
-    parent = record.origin.get("parent")
-    ancestors, _ = await _ancestors(services, owner, str(parent)) if parent else ([], True)
-    return [*ancestors, record]
+    line, _ = await ancestors(services, owner, response_id)
+    return [*line[:-1], record]
+
+
+async def cancel_response(services: Services, owner: str, response_id: str) -> Record:
+    """Stop the response; one that ended by itself comes back as it is, if it ran in the background.
+
+    Raises InvalidRequest when it ended and did not.
+    """
+    record = await get_response(services, owner, response_id)
+    if record.running:
+        record = await cancel(services.engine, record)
+    if record.turn.status == "cancelled" or (record.turn.settings or {}).get("background"):
+        return record
+    message = f"Response '{response_id}' has ended; only one that runs in the background can be cancelled then."
+    raise InvalidRequest(message, param="response_id")
 
 
 async def delete_response(services: Services, owner: str, response_id: str) -> None:
-    """Remove the response with its items and log; one that is running stops."""
-    await services.responses.delete(await get_response(services, owner, response_id))
+    """Remove the response with its items and log; one that is running stops. Its conversation keeps what it said."""
+    record = await get_response(services, owner, response_id)
+    if record.running:
+        record = await cancel(services.engine, record)
+    if not in_conversation(record) or record.turn.status != "completed":
+        await services.responses.delete(record)
+        return
+    try:
+        await services.responses.settle(replace(record, hidden=True))
+    except ConditionFailed:
+        await delete_response(services, owner, response_id)
 
 
 async def response_brief(services: Services, record: Record) -> Brief:
     """What a driver in another process must know to go on with a response."""
-    place = record.place
+    settings = record.turn.settings or {}
+    history = (await _below(services, record)).turns
+    spec = rules(services, settings, history, record.turn.input)
+    return Brief(spec, history, RESPONSES, _scope(unsealed(services, record), record))
+
+
+# --- beginning
+
+
+async def _chain(services: Services, owner: str, settings: Mapping[str, Any]) -> Chain:
+    """What a new response stands on, and the place for it. Raises Busy when the conversation is locked."""
+    chain = await standing(services, owner, settings)
+    if chain.conversation is not None:
+        await check_unlocked(services, chain)
+    return chain
+
+
+async def _elsewhere(services: Services, owner: str, chain: Chain, asked: ResponseRequest) -> Chain:
+    """The chain with another place, as someone else has taken the one that it had."""
+    return forked(chain) if chain.conversation is None else await _chain(services, owner, asked.settings)
+
+
+async def standing(services: Services, owner: str, settings: Mapping[str, Any]) -> Chain:
+    """What a response with these parameters stands on. Raises InvalidRequest, NotFound, Busy."""
+    if parent := settings.get("previous_response_id"):
+        return await chain_of(services, owner, parent)
+    if named := settings.get("conversation"):
+        await get_conversation(services, owner, named["id"], param="conversation")
+        return await conversation_chain(services, owner, named["id"])
+    return Chain()
+
+
+async def _below(services: Services, record: Record) -> Chain:
+    """What a stored response stands on."""
+    owner = record.place.owner
+    if in_conversation(record):
+        return await conversation_before(services, record)
     parent = record.origin.get("parent")
-    chain = await _chain(services, place.owner, str(parent)) if parent else Chain()
-    spec = _with_known_listings(spec_of(record.turn.settings or {}, services.limits.inferences), chain)
-    caller = unsealed(services, record)
-    return Brief(spec, chain.turns, RESPONSES, _scope(caller, record))
+    return await chain_of(services, owner, str(parent)) if parent else Chain()
 
 
-# --- chains
-
-
-async def _chain(services: Services, owner: str, parent_id: str) -> Chain:
-    """The whole chain that ends with this response. Raises InvalidRequest or Busy when nothing can be put on top."""
-    ancestors, tip = await _ancestors(services, owner, parent_id)
-    if not ancestors:
-        raise _missing(parent_id)
-    _check_whole(ancestors)
-    parent = ancestors[-1]
-    if parent.running:
-        message = f"Response '{parent_id}' is still in progress."
-        code, param = "previous_response_in_progress", "previous_response_id"
-        raise Busy(message, code=code, param=param, extra={"retry_after": 2})
-    lineage = tuple((thread, ordinal) for thread, ordinal in parent.origin.get("lineage", ()))
-    chain = Chain(tuple(ancestors), parent.place.thread, parent.place.ordinal + 1, lineage)
-    return chain if tip else _forked(chain)
-
-
-async def _ancestors(services: Services, owner: str, response_id: str) -> tuple[list[Record], bool]:
-    """The response and what it stands on, as far as it is still there, oldest first; and whether it is a branch's tip.
-
-    One query for each branch; the place behind the response is read along with them.
-    """
-    place = _place(owner, response_id)
-    if place is None:
-        return [], False
-    branch = await services.responses.thread(owner, place.thread, upto=place.ordinal + 1)
-    found = {record.turn.id: record for record in branch}
-    if response_id not in found:
-        return [], False
-    lineage = found[response_id].origin.get("lineage", ())
-    earlier = await asyncio.gather(
-        *(services.responses.thread(owner, thread, upto=ordinal) for thread, ordinal in lineage)
-    )
-    found |= {record.turn.id: record for records in earlier for record in records}
-    return _walked_back(found, response_id), branch[-1].turn.id == response_id
-
-
-def _walked_back(found: Mapping[str, Record], response_id: str) -> list[Record]:
-    """From the response back along its parents: what else lives in the same branches is not its past."""
-    line: list[Record] = []
-    current: str | None = response_id
-    while current is not None and current in found:
-        line.append(found[current])
-        current = found[current].origin.get("parent")
-    return line[::-1]
-
-
-def _check_whole(line: Sequence[Record]) -> None:
-    missing = line[0].origin.get("parent")
-    if missing is not None:
-        raise _missing(str(missing))
-
-
-def _forked(chain: Chain) -> Chain:
-    """The same chain, going on in a new branch because another child has the place behind the parent."""
-    if chain.thread is None:
-        return chain
-    return replace(chain, thread=None, lineage=(*chain.lineage, (chain.thread, chain.ordinal - 1)))
-
-
-def _missing(response_id: str) -> InvalidRequest:
-    message = f"Previous response with id '{response_id}' not found."
-    return InvalidRequest(message, code="previous_response_not_found", param="previous_response_id")
+async def _begun(services: Services, record: Record, brief: Brief, asked: ResponseRequest) -> Run | Followed:
+    """The response, stored and under way. Raises ConditionFailed when its place is taken."""
+    kept = asked.store or in_conversation(record)
+    store = services.responses if kept else Unstored()
+    if asked.background:
+        await store.open(record)
+        await services.engine.hand_over(f"{record.turn.id}-0-0", record, brief.spec)
+        return Followed(services.engine, record)
+    run = Run(services.engine, store, record, brief)
+    if not asked.store and asked.key is not None:
+        run.afterwards(partial(give_up, services, record, asked))
+    await run.start(store.open(record))
+    return run
 
 
 def _opening(services: Services, caller: Caller, chain: Chain, asked: ResponseRequest) -> Record:
     now = services.clock.now()
     thread = chain.thread or ids.new_thread(services.entropy)
     origin: dict[str, JSON] = {}
-    if chain.records:
-        origin["parent"] = chain.records[-1].turn.id
+    if chain.parent is not None:
+        origin["parent"] = chain.parent
     if chain.lineage:
         origin["lineage"] = [list(segment) for segment in chain.lineage]
+    if chain.conversation is not None:
+        origin["conversation"] = chain.conversation
+    days = services.limits.retention_days if chain.conversation is None else None
     record = Record(
         place=Place("responses", caller.owner, thread, chain.ordinal),
         turn=Turn(ids.response_id(now, chain.ordinal, thread)),
         lease=services.engine.lease(),
         origin=origin,
         secrets=sealed(services, caller),
+        hidden=not asked.store,
+        expires=None if days is None else (now + days * DAY) // 1_000_000,
     )
     return record.with_events([TurnStarted(now, tuple(asked.input), asked.settings)])
 
 
-def _place(owner: str, response_id: str) -> Place | None:
-    place = ids.response_place(response_id)
-    return Place("responses", owner, *place) if place else None
+# --- idempotency
+
+
+async def join(services: Services, owner: str, asked: ResponseRequest) -> Followed | None:
+    """The response that this request began before, if it has a key and did. Raises InvalidRequest or Busy."""
+    earlier = await services.claims.get(owner, asked.key) if asked.key is not None else None
+    return None if earlier is None else await _joined(services, owner, earlier, asked)
+
+
+async def stake(services: Services, record: Record, asked: ResponseRequest) -> Followed | None:
+    """Let the key stand for this response, or join the one that another request has just begun with it."""
+    if asked.key is None:
+        return None
+    owner = record.place.owner
+    claim = Claim(asked.key, record.turn.id, asked.fingerprint, stored=asked.store)
+    while (earlier := await services.claims.stake(owner, claim, services.clock.now())) is not None:
+        joined = await _joined(services, owner, earlier, asked)
+        if joined is not None:
+            return joined
+    return None
+
+
+async def give_up(services: Services, record: Record, asked: ResponseRequest) -> None:
+    """Free the key if it stands for this response, which did not come to be, or is gone."""
+    if asked.key is not None:
+        await services.claims.drop(record.place.owner, asked.key, record.turn.id)
+
+
+async def _joined(services: Services, owner: str, earlier: Claim, asked: ResponseRequest) -> Followed | None:
+    """The response of an earlier request with the key; None, and the key is free, when it did not come to be."""
+    if earlier.fingerprint != asked.fingerprint:
+        message = "This idempotency key was used with another request."
+        raise InvalidRequest(message, code="idempotency_key_reused")
+    if not earlier.stored:
+        message = "A request with this idempotency key is being answered."
+        raise Busy(message, code="idempotency_key_in_use", extra={"retry_after": 2})
+    deadline = services.clock.now() + int(JOIN_SECONDS * 1e6)
+    while services.clock.now() < deadline:
+        try:
+            return Followed(services.engine, await get_response(services, owner, earlier.response_id))
+        except NotFound:
+            await services.clock.sleep(0.1)
+    await services.claims.drop(owner, earlier.key, earlier.response_id)
+    return None
 
 
 async def _known_cursor(services: Services, owner: str, after: str) -> None:
@@ -214,19 +286,35 @@ async def _known_cursor(services: Services, owner: str, after: str) -> None:
         raise InvalidRequest(f"No response '{after}' to list after", code="invalid_value", param="after") from None
 
 
-# --- tools of the chain
+# --- rules
 
 
-def _with_known_listings(spec: Spec, chain: Chain) -> Spec:
-    """The spec whose servers know what an earlier response of the chain was told by the same server."""
-    return replace(spec, servers=tuple(_known(server, chain) for server in spec.servers)) if spec.servers else spec
+def rules(services: Services, settings: Mapping[str, Any], history: Sequence[Turn], items: Sequence[JSON]) -> Spec:
+    """The rules of the request, with what the turns before it have brought: listed tools, calls to be allowed."""
+    spec = spec_of(settings, services.limits.inferences, _tools_among(history, items))
+    servers = tuple(_known(server, history) for server in spec.servers)
+    return replace(spec, servers=servers, allowed_calls=allowed_calls(history, items, spec))
 
 
-def _known(server: ToolServer, chain: Chain) -> ToolServer:
-    for turn in reversed(chain.turns):
-        asked = next((s for s in spec_of(turn.settings or {}, 1).servers if s.label == server.label), None)
+def _tools_among(history: Sequence[Turn], items: Sequence[JSON]) -> list[JSON]:
+    """The tools that came as items, as Codex sends them to some models; the newest list counts."""
+    lists = (
+        item["tools"]
+        for given in (items, *(turn.input for turn in reversed(history)))
+        for item in given[::-1]
+        if item["type"] == "additional_tools"
+    )
+    return next(lists, [])
+
+
+def _known(server: ToolServer, history: Sequence[Turn]) -> ToolServer:
+    """The server, with what an earlier response was told by the same one under the same filter."""
+    for turn in reversed(history):
         listing = next((s for s in turn.steps if isinstance(s, Listing) and s.server == server.label), None)
-        if asked == server and listing is not None and listing.error is None:
+        if listing is None or listing.error is not None:
+            continue
+        asked = next((s for s in servers_of(turn.settings or {}) if s.label == server.label), None)
+        if asked is not None and (asked.endpoint, asked.allowed) == (server.endpoint, server.allowed):
             return replace(server, listed=listing.tools)
     return server
 

@@ -10,6 +10,8 @@ from turnloom.domain.message import Tool
 from turnloom.engine.engine import Engine
 from turnloom.ports import Clock, Vault
 from turnloom.store.agents import Agents, Sessions
+from turnloom.store.claims import Claims
+from turnloom.store.conversations import Conversations
 from turnloom.store.disposal import Disposal
 from turnloom.store.registry import Registry
 from turnloom.store.turns import Turns
@@ -17,10 +19,15 @@ from turnloom.store.turns import Turns
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Settings of a deployment: most model calls in a turn, days that a session without persistence is kept."""
+    """Settings of a deployment: the most model calls in a turn, and for how many days things are kept.
+
+    `session_days` are for sessions without persistence, `retention_days` for responses and conversations (None: until
+    they are deleted).
+    """
 
     inferences: int = 50
     session_days: int = 30
+    retention_days: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +36,8 @@ class Services:
     sessions: Sessions
     registry: Registry
     disposal: Disposal
+    conversations: Conversations
+    claims: Claims
     turns: Turns
     responses: Turns
     engine: Engine

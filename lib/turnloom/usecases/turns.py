@@ -18,10 +18,11 @@ from turnloom.domain.errors import Busy, InvalidRequest, NotAwaiting, NotFound
 from turnloom.domain.event import InputProvided, TurnAbandoned, TurnStarted
 from turnloom.domain.message import JSON
 from turnloom.domain.turn import ClientRun, Turn
+from turnloom.engine.cancel import cancel
 from turnloom.engine.engine import Brief
 from turnloom.engine.follow import Followed
+from turnloom.engine.gather import check_size
 from turnloom.engine.inline import Run
-from turnloom.engine.perform import check_size
 from turnloom.engine.takeover import take_over
 from turnloom.ports import ConditionFailed, ToolScope
 from turnloom.store.turns import Place, Record
@@ -113,6 +114,11 @@ async def get_turn(services: Services, owner: str, agent_id: str, session_id: st
     if record is None or record.turn.id != turn_id or record.reopens:
         raise NotFound("turn", turn_id)
     return record
+
+
+async def cancel_turn(services: Services, owner: str, agent_id: str, session_id: str, turn_id: str) -> Record:
+    """Stop a turn that runs or awaits input; one that has ended comes back as it is. Raises NotFound."""
+    return await cancel(services.engine, await get_turn(services, owner, agent_id, session_id, turn_id))
 
 
 async def session_turns(services: Services, owner: str, session_id: str) -> list[Record]:

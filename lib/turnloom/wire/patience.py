@@ -10,9 +10,13 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, TypeVar
 
+from fastapi import Request
 from fastapi.responses import Response, StreamingResponse
 
 from turnloom.domain.message import JSON
+from turnloom.domain.turn import Turn
+from turnloom.engine.follow import Followed
+from turnloom.engine.inline import Run
 from turnloom.wire.json_text import JSONAnswer, json_bytes
 
 PATIENCE_SECONDS = 45.0
@@ -34,6 +38,24 @@ async def patiently(
     if done:
         return JSONAnswer(in_time(result.result()))
     return StreamingResponse(_spaced(result, late, pause), media_type="application/json")
+
+
+async def while_connected(request: Request, run: Run | Followed) -> Turn:
+    """The turn once it rests; when the client goes away first, a run is called off."""
+    settled = asyncio.ensure_future(run.settled())
+    leaving = asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait({settled, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not settled.done() and isinstance(run, Run):
+            run.stop()
+        return await settled
+    finally:
+        leaving.cancel()
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        continue
 
 
 async def _spaced(result: asyncio.Future[T], late: Callable[[T], JSON], pause: float) -> AsyncIterator[bytes]:

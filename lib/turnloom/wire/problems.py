@@ -34,6 +34,9 @@ _STATUS: dict[str, int] = {
     "turn_abandoned": 409,
     "turn_taken_over": 409,
     "previous_response_in_progress": 409,
+    "conversation_locked": 409,
+    "idempotency_key_in_use": 409,
+    "idempotency_key_reused": 422,
     "payload_too_large": 413,
     "mcp_server_unavailable": 424,
     "rate_limited": 429,
@@ -67,7 +70,7 @@ def agents_code(code: str) -> str:
 def agents_envelope(code: str, message: str, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """An error as the Agents API writes it: for its own clients, its specification, and the openai client at once."""
     status = status_of(code)
-    shown = {name: value for name, value in (extra or {}).items() if name != "retry_after"}
+    shown = {name: value for name, value in (extra or {}).items() if name not in _UNSHOWN}
     return {
         "status": status,
         "title": HTTPStatus(status).phrase,
@@ -76,11 +79,14 @@ def agents_envelope(code: str, message: str, extra: Mapping[str, Any] | None = N
     }
 
 
+_UNSHOWN = ("retry_after", "upstream_code")
+
 # The words of the Responses API where they differ from the code that the domain uses; None is written as null.
 _RESPONSES_CODE: dict[str, str | None] = {
     "invalid_request": None,
     "upstream_rejected": None,
     "response_not_found": None,
+    "conversation_not_found": None,
     "item_not_found": None,
     "route_not_found": None,
     "unauthenticated": "invalid_api_key",
@@ -91,20 +97,28 @@ _RESPONSES_CODE: dict[str, str | None] = {
 _RESPONSES_PARAM = {"context_length_exceeded": "input", "model_not_found": "model"}
 
 
+_OBJECTS = ("response_not_found", "item_not_found", "conversation_not_found")
+
+
 def responses_status(code: str, *, alias: bool) -> int:
     """The HTTP status for an error code on the Responses API; its llama-stack path knows no 404 for objects."""
     status = 400 if code == "model_not_found" else status_of(code)
-    return 400 if alias and code in ("response_not_found", "item_not_found") else status
+    return 400 if alias and code in _OBJECTS else status
 
 
-def responses_envelope(code: str, message: str, param: str | None, *, alias: bool) -> dict[str, Any]:
-    """An error as the Responses API writes it; its llama-stack path adds the `detail` that older clients read."""
+def responses_envelope(
+    code: str, message: str, param: str | None, *, alias: bool, upstream_code: str | None = None
+) -> dict[str, Any]:
+    """An error as the Responses API writes it; its llama-stack path adds the `detail` that older clients read.
+
+    `upstream_code` is the word of an upstream that refused a request, for what we have none of our own for.
+    """
     status = responses_status(code, alias=alias)
     error = {
         "message": message,
         "type": _responses_type(status),
         "param": param or _RESPONSES_PARAM.get(code),
-        "code": _RESPONSES_CODE.get(code, code),
+        "code": _RESPONSES_CODE.get(code, code) or upstream_code,
     }
     return {"error": error, "detail": message} if alias else {"error": error}
 

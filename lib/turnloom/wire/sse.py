@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 
@@ -10,6 +11,8 @@ from turnloom.domain.message import JSON
 from turnloom.wire.json_text import json_bytes
 
 HEARTBEAT_SECONDS = 15.0
+CONNECTION_SECONDS = 14 * 60.0
+"""API Gateway and Lambda end everything after 15 minutes; a stream that ends itself before can say that it goes on."""
 DONE = b"data: [DONE]\n\n"
 PING = b": ping\n\n"
 RECONNECT = b": reconnect\n\n"
@@ -26,13 +29,20 @@ def frame(data: JSON, event: str | None = None) -> bytes:
     return f"{name}data: {text}\n\n".encode()
 
 
-async def with_heartbeat(frames: AsyncIterator[bytes], seconds: float = HEARTBEAT_SECONDS) -> AsyncIterator[bytes]:
-    """The frames as they come, and a comment after every `seconds` of silence."""
+async def with_heartbeat(
+    frames: AsyncIterator[bytes], seconds: float = HEARTBEAT_SECONDS, limit: float = CONNECTION_SECONDS
+) -> AsyncIterator[bytes]:
+    """The frames as they come, and a comment after every `seconds` of silence; no longer than `limit` seconds."""
     source = aiter(frames)
     upcoming: asyncio.Future[bytes] = asyncio.ensure_future(anext(source))
+    end = time.monotonic() + limit
     try:
         while True:
-            done, _ = await asyncio.wait({upcoming}, timeout=seconds)
+            left = end - time.monotonic()
+            if left <= 0:
+                yield RECONNECT
+                return
+            done, _ = await asyncio.wait({upcoming}, timeout=min(seconds, left))
             if not done:
                 yield PING
                 continue

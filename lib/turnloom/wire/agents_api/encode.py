@@ -13,7 +13,9 @@ from typing import Any, assert_never
 
 from turnloom.domain import ids
 from turnloom.domain.event import (
+    CallsAllowed,
     CallStarted,
+    Compacted,
     ContextInserted,
     Delta,
     Event,
@@ -98,7 +100,7 @@ class AgentsEncoder:
                 return [self._error("turn_cancelled", "The turn was cancelled.")]
             case TurnAbandoned():
                 return [self._error("turn_abandoned", "A newer turn of the session took this one's place.")]
-            case CallStarted() | ToolsListed() | Gathered() | TakenOver():
+            case CallStarted() | ToolsListed() | Compacted() | CallsAllowed() | Gathered() | TakenOver():
                 return []
             case _:
                 assert_never(event)

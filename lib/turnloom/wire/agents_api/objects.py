@@ -14,12 +14,14 @@ from turnloom.domain import ids
 from turnloom.domain.agent import Agent, Session
 from turnloom.domain.message import JSON
 from turnloom.domain.transcript import refusal
-from turnloom.domain.turn import Call, ClientRun, Inference, Listing, Retrieval, ShieldCheck, Step, ToolRun, Turn
+from turnloom.domain.turn import Call, ClientRun, Inference, Retrieval, ShieldCheck, ToolRun, Turn
 from turnloom.store.turns import Record
 from turnloom.wire.problems import agents_code
 
 _STOP = {"length": "out_of_tokens"}
-_KIND: dict[type[Step], str] = {
+ShownStep = Inference | ToolRun | ClientRun | Retrieval | ShieldCheck
+
+_KIND: dict[type[ShownStep], str] = {
     Inference: "inference",
     ToolRun: "tool_execution",
     ClientRun: "tool_execution",
@@ -76,7 +78,7 @@ def steps_json(turn: Turn) -> list[dict[str, JSON]]:
     return _timed_steps(turn)[0]
 
 
-def step_kind(step: Step) -> str:
+def step_kind(step: ShownStep) -> str:
     return _KIND[type(step)]
 
 
@@ -100,12 +102,12 @@ def call_json(call: Call) -> dict[str, JSON]:
     }
 
 
-def shown_steps(turn: Turn) -> list[Step]:
+def shown_steps(turn: Turn) -> list[ShownStep]:
     """The steps that the Agents API knows and that are over."""
     return [
         step
         for step in turn.steps
-        if not isinstance(step, Listing) and not (isinstance(step, Inference) and step.finish is None)
+        if isinstance(step, ShownStep) and not (isinstance(step, Inference) and step.finish is None)
     ]
 
 
@@ -129,13 +131,12 @@ def _timed_steps(turn: Turn) -> tuple[list[dict[str, JSON]], int]:
     return steps, last
 
 
-def _times(step: Step) -> tuple[int, int]:
-    completed = step.completed_at
-    assert completed is not None
-    return (completed, completed) if isinstance(step, Listing) else (step.started_at, completed)
+def _times(step: ShownStep) -> tuple[int, int]:
+    assert step.completed_at is not None
+    return step.started_at, step.completed_at
 
 
-def _details(step: Step) -> dict[str, Any]:
+def _details(step: ShownStep) -> dict[str, Any]:
     match step:
         case Inference():
             return {"model_response": _message(step, [call_json(call) for call in step.calls], _stop_reason(step))}
@@ -147,8 +148,6 @@ def _details(step: Step) -> dict[str, Any]:
             return {"violation": step.violation}
         case Retrieval():
             return {"vector_db_ids": "documents", "inserted_context": step.text}
-        case Listing():
-            return {}
         case _:
             assert_never(step)
 

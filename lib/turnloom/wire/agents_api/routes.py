@@ -1,4 +1,4 @@
-"""The twelve methods of the Agents API: HTTP in, use case, JSON or frames out."""
+"""The methods of the Agents API, and one of ours to cancel a turn: HTTP in, use case, JSON or frames out."""
 
 from __future__ import annotations
 
@@ -129,6 +129,10 @@ async def get_agents_turn(agent_id: str, session_id: str, turn_id: str, services
     return turn_json(await turns.get_turn(services, owner, agent_id, session_id, turn_id))
 
 
+async def cancel_agents_turn(agent_id: str, session_id: str, turn_id: str, services: Home, owner: Owner) -> Any:
+    return turn_json(await turns.cancel_turn(services, owner, agent_id, session_id, turn_id))
+
+
 async def get_agents_step(
     agent_id: str, session_id: str, turn_id: str, step_id: str, services: Home, owner: Owner
 ) -> Any:
@@ -155,6 +159,12 @@ ROUTES = (
         "POST",
         "/v1/agents/{agent_id}/session/{session_id}/turn/{turn_id}/resume",
         resume_agent_turn,
+    ),
+    Route(
+        "cancel_agents_turn",
+        "POST",
+        "/v1/agents/{agent_id}/session/{session_id}/turn/{turn_id}/cancel",
+        cancel_agents_turn,
     ),
     Route(
         "get_agents_step",

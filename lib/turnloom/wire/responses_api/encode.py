@@ -1,11 +1,13 @@
-"""A turn as a response: its events as the frames of a stream, and the Response object.
+"""A turn as a response: its events as the frames of a stream.
 
 The encoder always reads from the first event on and counts its frames, so a frame's number is a function of the log
 alone. It keeps only the text of what is open and the items that are done; a delta costs one small dict.
 
+- A turn in the background is queued until the first event after its start; one that is cancelled or fails before
+  anything was done for it never was in progress.
 - The model writes one item at a time: what belongs to another closes the one that is open.
 - Hosted calls stay open while they run, side by side, and close in the order of the calls: what is answered early
-  waits.
+  waits. Those that the client has allowed are told whole, and run before the model is asked.
 - A driver that was lost may have sent frames that the log lacks. Their numbers are filled with repeated
   `response.in_progress`, then what the lost driver had logged of an unfinished model message is closed.
 - `items.output_items` tells the same items from the folded turn; the two are held together by a property test.
@@ -14,13 +16,14 @@ alone. It keeps only the text of what is open and the items that are done; a del
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from secrets import token_bytes
-from typing import Any, assert_never
-from urllib.parse import urlsplit
+from typing import assert_never
 
 from turnloom.domain.event import (
+    CallsAllowed,
     CallStarted,
+    Compacted,
     ContextInserted,
     Delta,
     Event,
@@ -29,7 +32,6 @@ from turnloom.domain.event import (
     InferenceStarted,
     InputAwaited,
     InputProvided,
-    Reason,
     ShieldsRun,
     TakenOver,
     ToolCompleted,
@@ -41,13 +43,25 @@ from turnloom.domain.event import (
     TurnFailed,
     TurnStarted,
 )
-from turnloom.domain.message import JSON, Usage
-from turnloom.domain.turn import Turn
-from turnloom.wire.problems import responses_envelope
-from turnloom.wire.responses_api import items
-from turnloom.wire.responses_api.items import Item, output_items
+from turnloom.domain.layout import call_kind, item_id
+from turnloom.domain.message import JSON, AllowedCall, Usage
+from turnloom.domain.turn import Call
+from turnloom.wire.responses_api import shapes
+from turnloom.wire.responses_api.response import (
+    QUEUED,
+    RUNNING,
+    Verdict,
+    completed,
+    failed,
+    request_json,
+    usage_json,
+)
+from turnloom.wire.responses_api.sealing import Seal
+from turnloom.wire.responses_api.shapes import Item, Status
 from turnloom.wire.responses_api.writers import (
+    ApprovalRequestWriter,
     CallWriter,
+    CustomCallWriter,
     Frame,
     HostedCallWriter,
     MessageWriter,
@@ -56,53 +70,6 @@ from turnloom.wire.responses_api.writers import (
     frame,
 )
 
-Verdict = dict[str, Any]
-
-_RUNNING: Verdict = {
-    "status": "in_progress",
-    "completed_at": None,
-    "error": None,
-    "incomplete_details": None,
-    "usage": None,
-}
-
-# Codes of `response.error` that clients know; every other one is told as whose fault it was.
-_FAILURES = (
-    "server_error",
-    "rate_limit_exceeded",
-    "context_length_exceeded",
-    "insufficient_quota",
-    "invalid_prompt",
-    "upstream_timeout",
-)
-_INCOMPLETE: dict[Reason, str] = {
-    "out_of_tokens": "max_output_tokens",
-    "content_filter": "content_filter",
-    "max_infer_iters": "max_iterations_exceeded",
-}
-
-_DEFAULTS: dict[str, JSON] = {
-    "instructions": None,
-    "previous_response_id": None,
-    "conversation": None,
-    "tool_choice": "auto",
-    "parallel_tool_calls": True,
-    "store": True,
-    "background": False,
-    "temperature": 1.0,
-    "top_p": 1.0,
-    "presence_penalty": 0.0,
-    "frequency_penalty": 0.0,
-    "top_logprobs": 0,
-    "max_output_tokens": None,
-    "max_tool_calls": None,
-    "truncation": "disabled",
-    "metadata": {},
-    "user": None,
-    "safety_identifier": None,
-    "prompt_cache_key": None,
-}
-
 PAD_CHARACTERS = 16
 """Deltas are padded to a multiple of this, so that their length on the wire does not tell the words."""
 
@@ -110,7 +77,7 @@ PAD_CHARACTERS = 16
 class ResponseEncoder:
     """Encodes one turn. `alias` says that the reader came by the llama-stack path, which pads no deltas.
 
-    `chance` gives random bytes for the padding.
+    `chance` gives random bytes for the padding; `seal` seals a text for the owner, the same text always the same way.
     """
 
     def __init__(
@@ -120,12 +87,16 @@ class ResponseEncoder:
         alias: bool = False,
         obfuscation: bool = True,
         chance: Callable[[int], bytes] = token_bytes,
+        seal: Seal | None = None,
     ) -> None:
         self._id = turn_id
         self._alias = alias
         self._chance = chance if obfuscation and not alias else None
+        self._seal = seal
+        self._thought_seal: Seal | None = None
         self._number = 0
         self._base: dict[str, JSON] = {}
+        self._queued = False
         self._usage = Usage()
         self._position = 0
         self._current: Writer | None = None
@@ -135,7 +106,7 @@ class ResponseEncoder:
 
     def encode(self, event: Event) -> list[Frame]:
         """The frames for the next event, each with its `type` and `sequence_number`."""
-        frames = self._said(event) if isinstance(event, Delta) else self._frames(event)
+        frames = self._said(event) if isinstance(event, Delta) else [*self._begun(event), *self._frames(event)]
         for told in frames:
             told["sequence_number"] = self._number
             self._number += 1
@@ -146,10 +117,13 @@ class ResponseEncoder:
     def _frames(self, event: Event) -> list[Frame]:
         match event:
             case TurnStarted():
-                self._base = _request_json(self._id, event.at, event.settings)
-                return [self._lifecycle("created", _RUNNING), self._lifecycle("in_progress", _RUNNING)]
+                return self._started(event)
             case ToolsListed():
                 return self._listed(event)
+            case Compacted():
+                return self._compacted(event)
+            case CallsAllowed():
+                return [told for given in event.calls for told in self._allowed(AllowedCall(**given))]
             case InferenceStarted():
                 self._inferring = True
                 return []
@@ -164,10 +138,10 @@ class ResponseEncoder:
             case TakenOver():
                 return self._taken_over(event)
             case TurnCompleted():
-                verdict = _completed(event.at, event.reason, alias=self._alias)
+                verdict = completed(event.at, event.reason, alias=self._alias)
                 return self._ended(verdict["status"], verdict)
             case TurnFailed():
-                return self._ended("failed", _failed(event))
+                return self._ended("failed", failed(event))
             case TurnCancelled() | TurnAbandoned():
                 return self._close_all()
             case ContextInserted() | Gathered() | ShieldsRun() | ToolStarted() | InputAwaited() | InputProvided():
@@ -177,17 +151,32 @@ class ResponseEncoder:
 
     # --- the response
 
+    def _started(self, event: TurnStarted) -> list[Frame]:
+        self._base = request_json(self._id, event.at, event.settings)
+        self._thought_seal = shapes.thought_seal(event.settings, self._seal)
+        self._queued = bool(self._base["background"])
+        if self._queued:
+            return [self._lifecycle("created", QUEUED), self._lifecycle("queued", QUEUED)]
+        return [self._lifecycle("created", RUNNING), self._lifecycle("in_progress", RUNNING)]
+
+    def _begun(self, event: Event) -> list[Frame]:
+        """Say that a queued turn runs, unless it ends before anything was done for it."""
+        if not self._queued:
+            return []
+        self._queued = False
+        return [] if isinstance(event, TurnFailed | TurnCancelled) else [self._lifecycle("in_progress", RUNNING)]
+
     def _lifecycle(self, kind: str, verdict: Verdict) -> Frame:
         output = [self._done[position] for position in sorted(self._done)]
         return frame(kind, response={**self._base, **verdict, "output": output})
 
     def _ended(self, kind: str, verdict: Verdict) -> list[Frame]:
         closing = self._close_all()
-        return [*closing, self._lifecycle(kind, {**verdict, "usage": _usage_json(self._usage)})]
+        return [*closing, self._lifecycle(kind, {**verdict, "usage": usage_json(self._usage)})]
 
     def _taken_over(self, event: TakenOver) -> list[Frame]:
         """The numbers that the lost driver may have used come first: a reader may have seen them all."""
-        filler = self._lifecycle("in_progress", _RUNNING)
+        filler = self._lifecycle("in_progress", RUNNING)
         fillers = [dict(filler) for _ in range(event.unlogged)]
         return [*fillers, *self._close_all(cut=True)] if self._inferring else fillers
 
@@ -200,24 +189,41 @@ class ResponseEncoder:
         if delta.block == "arguments":
             return []  # of a call to a tool that was never offered
         closing = self._leave()
-        kind: type[Writer] = ReasoningWriter if delta.block == "reasoning" else MessageWriter
-        writer = kind(*self._next_item("reasoning" if delta.block == "reasoning" else "message"))
+        if delta.block == "reasoning":
+            writer = ReasoningWriter(*self._next_item("reasoning"), self._thought_seal)
+        else:
+            writer = MessageWriter(*self._next_item("message"))
         return [*closing, *self._open(writer), *writer.add(delta)]
 
     def _called(self, event: CallStarted) -> list[Frame]:
         closing = self._leave()
-        match event.runner:
-            case "unknown":
-                return closing
+        if event.runner == "unknown":
+            return closing
+        call = Call(event.call_id, event.name, event.runner, event.group, kind=event.kind)
+        return [*closing, *self._open(self._call_writer(call))]
+
+    def _allowed(self, allowed: AllowedCall) -> list[Frame]:
+        """A call of an earlier turn, which runs now: it was whole when the client was asked."""
+        call = Call(allowed.call_id, allowed.name, "server", allowed.group, request=allowed.request)
+        writer = self._call_writer(call)
+        frames = writer.start()
+        if allowed.arguments:
+            frames += writer.add(Delta("arguments", allowed.arguments))
+        return [*frames, *writer.end(whole=True)]
+
+    def _call_writer(self, call: Call) -> CallWriter:
+        place = self._next_item(call_kind(call.runner, call.kind))
+        match call.runner:
             case "client":
-                writer = CallWriter(*self._next_item("function_call"), event.call_id, event.name)
+                return CustomCallWriter(*place, call) if call.kind == "custom" else CallWriter(*place, call)
+            case "approval":
+                return ApprovalRequestWriter(*place, call)
             case "server":
-                place = self._next_item("mcp_call")
-                writer = HostedCallWriter(*place, event.call_id, event.name, event.group or "", alias=self._alias)
-                self._hosted[event.call_id] = writer
-            case _:
-                assert_never(event.runner)
-        return [*closing, *self._open(writer)]
+                hosted = HostedCallWriter(*place, call, alias=self._alias)
+                self._hosted[call.call_id] = hosted
+                return hosted
+            case "unknown":
+                raise ValueError("a call that nobody may run is no item")
 
     def _inferred(self, event: InferenceCompleted) -> list[Frame]:
         self._inferring = False
@@ -237,21 +243,31 @@ class ResponseEncoder:
 
     def _listed(self, event: ToolsListed) -> list[Frame]:
         identifier, position = self._next_item("mcp_list_tools")
-        opened = items.mcp_list_tools(identifier, "in_progress", event.server, [], None)
-        status: items.Status = "completed" if event.error is None else "failed"
-        item = items.mcp_list_tools(identifier, status, event.server, event.tools, event.error)
+        opened = shapes.mcp_list_tools(identifier, "in_progress", event.server, [], None)
+        status: Status = "completed" if event.error is None else "failed"
+        item = shapes.mcp_list_tools(identifier, status, event.server, event.tools, event.error)
+        kinds = ("mcp_list_tools.in_progress", f"mcp_list_tools.{status}")
+        return self._told_at_once(position, opened, kinds, item)
+
+    def _compacted(self, event: Compacted) -> list[Frame]:
+        self._usage += event.usage
+        identifier, position = self._next_item("compaction")
+        opened = shapes.compaction(identifier, "in_progress", "")
+        item = shapes.compaction(identifier, "completed", shapes.sealed_summary(event.summary, self._seal))
+        return self._told_at_once(position, opened, ("compaction.compacting",), item)
+
+    def _told_at_once(self, position: int, opened: Item, kinds: Sequence[str], item: Item) -> list[Frame]:
         self._done[position] = item
         return [
             frame("output_item.added", output_index=position, item=opened),
-            frame("mcp_list_tools.in_progress", item_id=identifier, output_index=position),
-            frame(f"mcp_list_tools.{status}", item_id=identifier, output_index=position),
+            *(frame(kind, item_id=item["id"], output_index=position) for kind in kinds),
             frame("output_item.done", output_index=position, item=item),
         ]
 
     def _next_item(self, kind: str) -> tuple[str, int]:
         position = self._position
         self._position += 1
-        return items.item_id(kind, self._id, position), position
+        return item_id(kind, self._id, position), position
 
     def _open(self, writer: Writer) -> list[Frame]:
         self._current = writer
@@ -271,7 +287,7 @@ class ResponseEncoder:
         frames = writer.close()
         assert writer.item is not None
         self._done[writer.position] = writer.item
-        del self._hosted[writer.call_id]
+        del self._hosted[writer.call.call_id]
         return frames
 
     def _close_all(self, *, cut: bool = False) -> list[Frame]:
@@ -281,96 +297,6 @@ class ResponseEncoder:
         for writer in list(self._hosted.values()):
             frames += self._close(writer)
         return frames
-
-
-def response_json(turn: Turn, *, alias: bool = False) -> dict[str, JSON]:
-    """The Response object of a turn in whatever state it is, as a reader on this path sees it."""
-    base = _request_json(turn.id, turn.started_at, turn.settings or {})
-    return {**base, **_verdict(turn, alias=alias), "output": output_items(turn, alias=alias)}
-
-
-def _verdict(turn: Turn, *, alias: bool) -> Verdict:
-    usage = _usage_json(turn.usage)
-    match turn.status:
-        case "in_progress" | "awaiting_input":
-            return _RUNNING
-        case "completed":
-            assert turn.ended_at is not None
-            return {**_completed(turn.ended_at, turn.reason, alias=alias), "usage": usage}
-        case "failed":
-            assert turn.failure is not None
-            return {**_failed(turn.failure), "usage": usage}
-        case "cancelled" | "abandoned":
-            return {**_RUNNING, "status": "cancelled", "usage": usage}
-        case _:
-            assert_never(turn.status)
-
-
-def _completed(at: int, reason: Reason | None, *, alias: bool) -> Verdict:
-    if reason is None or (alias and reason == "max_infer_iters"):
-        return {**_RUNNING, "status": "completed", "completed_at": at // 1_000_000}
-    return {**_RUNNING, "status": "incomplete", "incomplete_details": {"reason": _INCOMPLETE[reason]}}
-
-
-def _failed(failure: TurnFailed) -> Verdict:
-    error = responses_envelope(failure.code, failure.message, None, alias=False)["error"]
-    if error["code"] not in _FAILURES:
-        error["code"] = "invalid_prompt" if error["type"] == "invalid_request_error" else "server_error"
-    return {**_RUNNING, "status": "failed", "error": error}
-
-
-def _usage_json(usage: Usage) -> JSON:
-    return {
-        "input_tokens": usage.input_tokens,
-        "input_tokens_details": {"cached_tokens": usage.cached_tokens, "cache_write_tokens": 0},
-        "output_tokens": usage.output_tokens,
-        "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
-        "total_tokens": usage.input_tokens + usage.output_tokens,
-    }
-
-
-# --- what the request said
-
-
-def _request_json(turn_id: str, started_at: int, settings: Mapping[str, Any]) -> dict[str, JSON]:
-    """What a Response repeats of its request, defaults filled in; `service_tier` is the one in fact used."""
-    echoed = {key: settings.get(key, default) for key, default in _DEFAULTS.items()}
-    return {
-        "id": turn_id,
-        "object": "response",
-        "created_at": started_at // 1_000_000,
-        "model": settings.get("model", ""),
-        **echoed,
-        "tools": [_tool_json(tool) for tool in settings.get("tools", ())],
-        "text": _text_json(settings.get("text", {})),
-        "reasoning": {"effort": None, "summary": None, **settings.get("reasoning", {})},
-        "service_tier": "default",
-    }
-
-
-def _tool_json(tool: Mapping[str, Any]) -> JSON:
-    match tool["type"]:
-        case "function":
-            return {"type": "function", "name": "", "description": None, "parameters": None, "strict": None, **tool}
-        case "mcp":
-            return {**tool, "server_url": _redacted(tool["server_url"])}
-        case _:
-            return dict(tool)
-
-
-def _text_json(text: Mapping[str, Any]) -> JSON:
-    given = text.get("format", {"type": "text"})
-    if given["type"] == "json_schema":
-        given = {"description": None, "strict": False, **given}
-    return {**text, "format": given}
-
-
-def _redacted(url: str) -> str:
-    """The address as far as it cannot hold a secret."""
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    origin = f"{parts.scheme}://{host}"
-    return f"{origin}/<redacted>" if parts.path.strip("/") or parts.query else origin
 
 
 def _padding(text: str, chance: Callable[[int], bytes]) -> str:

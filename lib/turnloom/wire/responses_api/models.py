@@ -1,20 +1,31 @@
-"""Bodies of the Responses API. `null` means not given; what is unknown is ignored and not repeated to anyone."""
+"""Bodies of requests about responses and conversations. `null` means not given; what is unknown is passed over."""
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, NoReturn
-from urllib.parse import urlsplit
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
-from pydantic_core import ErrorDetails
+from pydantic import Field
 
-from turnloom.domain.errors import InvalidRequest
 from turnloom.domain.message import JSON
-from turnloom.wire.responses_api.reading import read_input
+from turnloom.wire.responses_api.checks import (
+    Name,
+    Shape,
+    check,
+    json_object,
+    missing,
+    only,
+    unsupported,
+    without_nulls,
+    wrong_type,
+    wrong_value,
+)
+from turnloom.wire.responses_api.reading import read_input, read_items
+from turnloom.wire.responses_api.tools import Secrets, read_tools
+
+MOST_ITEMS = 20
+"""Of a conversation in one request."""
 
 _INCLUDABLE = frozenset(
     {
@@ -29,7 +40,7 @@ _INCLUDABLE = frozenset(
     }
 )
 
-# Parameters that are kept as they came in; `tools`, `text`, `reasoning` and `include` are cleaned first.
+# Parameters that are kept as they came in; the others that are kept are cleaned first.
 _KEPT = (
     "model",
     "instructions",
@@ -50,12 +61,18 @@ _KEPT = (
     "safety_identifier",
     "prompt_cache_key",
 )
-_FUNCTION_KEYS = ("type", "name", "description", "parameters", "strict")
-_MCP_KEYS = ("type", "server_label", "server_url", "server_description", "allowed_tools", "require_approval")
 _FORMAT_KEYS = ("type", "name", "description", "schema", "strict")
 
+# How an answer is brought and kept, which a count of tokens has nothing to do with.
+_DELIVERY = ("stream", "stream_options", "store", "background")
+
+Raw = bytes | dict[str, Any]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 Count = Annotated[int, Field(ge=1)]
+Metadata = Annotated[
+    dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]],
+    Field(max_length=16),
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,107 +85,141 @@ class CreateRequest:
 
     input: tuple[JSON, ...]
     settings: dict[str, JSON]
-    secrets: dict[str, dict[str, str]]
+    secrets: Secrets
     stream: bool
     store: bool
     include_obfuscation: bool
+    background: bool = False
+    conversation: str | None = None
 
 
-def parse_create(body: bytes | dict[str, Any], alias: bool = False) -> CreateRequest:
+@dataclass(frozen=True, slots=True)
+class CompactRequest:
+    """A context to be summed up: that of an earlier response, if one is named, and the new items."""
+
+    model: str
+    input: tuple[JSON, ...]
+    instructions: str | None
+    previous_response_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ConversationRequest:
+    """A conversation to be opened with these items in it."""
+
+    items: tuple[JSON, ...]
+    metadata: dict[str, str]
+
+
+def parse_create(body: Raw, alias: bool = False) -> CreateRequest:
     """Read the body of a create request; `alias` says that it came to the llama-stack path.
 
     Raises InvalidRequest: `missing_required_parameter`, `invalid_type`, `invalid_value` or `unsupported_parameter`,
-    with the culprit's path as `param`; `invalid_request` when the body is no JSON object.
+    with the culprit's path as `param`; `invalid_request` when the body is no JSON object. So do the other readers.
     """
-    given = _without_nulls(body if isinstance(body, dict) else _json_object(body))
-    _check(CreateBody, given, "")
+    given = _given(body)
+    check(CreateBody, given, "")
     _refuse_unbuilt(given)
-    tools, secrets = _tools(given.get("tools", []), alias)
-    items = read_input(given["input"]) if "input" in given else ()
-    if "previous_response_id" not in given and not given.get("input"):
-        _missing("input")
-    store = given.get("store", True)
+    conversation = _conversation(given)
+    _check_context(given)
+    tools, secrets = read_tools(given.get("tools", []), alias)
     return CreateRequest(
-        input=items,
-        settings=_settings(given, tools, store=store, alias=alias),
+        input=read_input(given.get("input", [])),
+        settings=_settings(given, tools, conversation, alias=alias),
         secrets=secrets,
         stream=given.get("stream", False),
-        store=store,
+        store=given.get("store", True),
         include_obfuscation=given.get("stream_options", {}).get("include_obfuscation") is not False,
+        background=given.get("background", False),
+        conversation=conversation,
     )
 
 
-class Body(BaseModel):
-    model_config = ConfigDict(extra="ignore", strict=True)
+def parse_count(body: Raw, alias: bool = False) -> CreateRequest:
+    """Read the body of a request to count tokens: that of a create request, whose answer goes nowhere."""
+    given = _given(body)
+    return parse_create({key: value for key, value in given.items() if key not in _DELIVERY}, alias)
 
 
-class TextConfig(Body):
+def parse_compact(body: Raw) -> CompactRequest:
+    """Read the body of a request for compaction, which needs something to sum up."""
+    given = _given(body)
+    check(CompactBody, given, "")
+    if "previous_response_id" not in given:
+        _need_input(given)
+    return CompactRequest(
+        model=given["model"],
+        input=read_input(given.get("input", [])),
+        instructions=given.get("instructions"),
+        previous_response_id=given.get("previous_response_id"),
+    )
+
+
+def parse_conversation(body: Raw) -> ConversationRequest:
+    """Read the body of a request to open a conversation, which may be empty."""
+    given = _given(body or {})
+    check(ConversationBody, given, "")
+    return ConversationRequest(_few_items(given.get("items", [])), given.get("metadata", {}))
+
+
+def parse_metadata(body: Raw) -> dict[str, str]:
+    """Read the metadata that a conversation is to have from now on; null means none."""
+    given = json_object(body) if isinstance(body, bytes) else body
+    if "metadata" not in given:
+        missing("metadata")
+    check(ConversationBody, {"metadata": given["metadata"]}, "")
+    return dict(given["metadata"] or {})
+
+
+def parse_items(body: Raw) -> tuple[JSON, ...]:
+    """Read the items that are to be put into a conversation, one at least."""
+    given = _given(body)
+    if "items" not in given:
+        missing("items")
+    items = _few_items(given["items"])
+    return items or wrong_value("items", "There must be one item at least.")
+
+
+class TextConfig(Shape):
     format: dict[str, Any] | None = None
     verbosity: str | None = None
 
 
-class PlainFormat(Body):
+class PlainFormat(Shape):
     type: Literal["text", "json_object", "json_schema"]
 
 
-class JsonSchemaFormat(Body):
-    name: Annotated[str, Field(min_length=1)]
+class JsonSchemaFormat(Shape):
+    name: Name
     schema_: dict[str, Any] = Field(alias="schema")
     description: str | None = None
     strict: bool | None = None
 
 
-class Reasoning(Body):
+class Reasoning(Shape):
     effort: str | None = None
     summary: str | None = None
 
 
-class StreamOptions(Body):
+class StreamOptions(Shape):
     include_obfuscation: bool | None = None
 
 
-class Tool(Body):
-    type: str
+class NamedConversation(Shape):
+    id: Name
 
 
-class FunctionTool(Body):
-    name: Annotated[str, Field(min_length=1)]
-    description: str | None = None
-    parameters: dict[str, Any] | None = None
-    strict: bool | None = None
+class CompactionStrategy(Shape):
+    type: Literal["compaction"]
+    compact_threshold: Count
 
 
-class ToolFilter(Body):
-    tool_names: list[str] | None = None
-    read_only: bool | None = None
+class CreateBody(Shape):
+    """The parameters whose type or range matters; `input`, `tools` and others of many forms are looked at later."""
 
-
-class McpTool(Body):
-    server_label: Annotated[str, Field(min_length=1)]
-    server_url: Annotated[str, Field(pattern=r"^https?://[^/]")]
-    server_description: str | None = None
-    headers: dict[str, str] | None = None
-    authorization: str | None = None
-    allowed_tools: ToolFilter | None = None
-
-    @field_validator("server_url")
-    @classmethod
-    def _is_an_address(cls, given: str) -> str:
-        urlsplit(given)
-        return given
-
-    @field_validator("allowed_tools", mode="before")
-    @classmethod
-    def _names_alone_are_a_filter(cls, given: Any) -> Any:
-        return {"tool_names": given} if isinstance(given, list) else given
-
-
-class CreateBody(Body):
-    """The parameters whose type or range matters; items of `input` and `tools` are looked at one by one."""
-
-    model: Annotated[str, Field(min_length=1)]
+    model: Name
     instructions: str | None = None
-    previous_response_id: str | None = None
+    previous_response_id: Name | None = None
     store: bool | None = None
     stream: bool | None = None
     background: bool | None = None
@@ -186,60 +237,41 @@ class CreateBody(Body):
     text: TextConfig | None = None
     reasoning: Reasoning | None = None
     truncation: Literal["auto", "disabled"] | None = None
+    context_management: list[dict[str, Any]] | None = None
     include: list[str] | None = None
-    metadata: (
-        Annotated[
-            dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]],
-            Field(max_length=16),
-        ]
-        | None
-    ) = None
+    metadata: Metadata | None = None
     user: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
 
 
-# --- reading the body
+class CompactBody(Shape):
+    model: Name
+    instructions: str | None = None
+    previous_response_id: Name | None = None
 
 
-def _json_object(body: bytes) -> dict[str, Any]:
-    """Raises InvalidRequest for what other programs could not read either: NaN, and halves of surrogate pairs."""
-    try:
-        value = json.loads(body.decode(), parse_constant=_no_json, parse_float=_finite)
-        if b"\\ud" in body.lower():
-            json.dumps(value, ensure_ascii=False).encode()
-    except (ValueError, RecursionError):
-        raise InvalidRequest("The body of the request is not valid JSON.") from None
-    if not isinstance(value, dict):
-        raise InvalidRequest("The body of the request must be a JSON object.")
-    return value
+class ConversationBody(Shape):
+    metadata: Metadata | None = None
 
 
-def _finite(text: str) -> float:
-    value = float(text)
-    return value if math.isfinite(value) else _no_json(text)
+# --- what belongs together
 
 
-def _no_json(constant: str) -> NoReturn:
-    raise ValueError(constant)
-
-
-def _without_nulls(given: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in given.items() if value is not None}
+def _given(body: Raw) -> dict[str, Any]:
+    return without_nulls(json_object(body) if isinstance(body, bytes) else body)
 
 
 def _refuse_unbuilt(given: Mapping[str, Any]) -> None:
     """Refuse what Turnloom does not do yet and may not pass over in silence."""
     asked = {
-        "background": given.get("background", False),
-        "conversation": "conversation" in given,
         "prompt": "prompt" in given,
         "guardrails": bool(given.get("guardrails")),
         "moderation": _blocks(given.get("moderation")),
     }
     for name, wanted in asked.items():
         if wanted:
-            _unsupported(name, f"The parameter '{name}' is not supported yet.")
+            unsupported(name, f"The parameter '{name}' is not supported yet.")
 
 
 def _blocks(moderation: JSON) -> bool:
@@ -248,119 +280,71 @@ def _blocks(moderation: JSON) -> bool:
     return any(isinstance(side, dict) and side.get("mode") == "block" for side in sides)
 
 
+def _conversation(given: Mapping[str, Any]) -> str | None:
+    """The id of the conversation, which is named by a string or an object."""
+    named = given.get("conversation")
+    if named is None:
+        return None
+    if isinstance(named, str):
+        named = {"id": named}
+    if not isinstance(named, dict):
+        wrong_type("conversation", "a string or an object")
+    check(NamedConversation, named, "conversation")
+    return str(named["id"])
+
+
+def _check_context(given: Mapping[str, Any]) -> None:
+    """Raise InvalidRequest for parameters that exclude each other, or when there is nothing to answer."""
+    if "conversation" in given and "previous_response_id" in given:
+        wrong_value("conversation", "Give 'conversation' or 'previous_response_id', not both.")
+    if given.get("background") and given.get("store") is False:
+        wrong_value("background", "A response that is not stored cannot run in the background.")
+    if "conversation" not in given and "previous_response_id" not in given:
+        _need_input(given)
+
+
+def _need_input(given: Mapping[str, Any]) -> None:
+    if given.get("input", "") in ("", []):
+        missing("input")
+
+
+def _few_items(given: JSON) -> tuple[JSON, ...]:
+    if isinstance(given, list) and len(given) > MOST_ITEMS:
+        wrong_value("items", f"At most {MOST_ITEMS} items can be given at once.")
+    return read_items(given, "items")
+
+
 # --- settings
 
 
-def _settings(given: Mapping[str, Any], tools: list[JSON], *, store: bool, alias: bool) -> dict[str, JSON]:
-    settings = {key: given[key] for key in _KEPT if key in given}
-    if tools:
-        settings["tools"] = tools
-    if text := _text(given.get("text", {})):
-        settings["text"] = text
-    if reasoning := _without_nulls(given.get("reasoning", {})):
-        settings["reasoning"] = reasoning
-    if include := sorted(_INCLUDABLE.intersection(given.get("include", ()))):
-        settings["include"] = include
-    if not store:
-        settings["store"] = False
-    if alias:
-        settings["alias"] = True
-    return settings
+def _settings(given: Mapping[str, Any], tools: list[JSON], conversation: str | None, *, alias: bool) -> dict[str, JSON]:
+    include = _INCLUDABLE.intersection(given.get("include", ()))
+    cleaned = {
+        "tools": tools,
+        "text": _text(given.get("text", {})),
+        "reasoning": without_nulls(given.get("reasoning", {})),
+        "include": sorted(include),
+        "context_management": _strategies(given.get("context_management", [])),
+        "conversation": conversation and {"id": conversation},
+        "background": given.get("background"),
+        "alias": alias,
+    }
+    settings = only(_KEPT, given) | {key: value for key, value in cleaned.items() if value}
+    return settings if given.get("store", True) else settings | {"store": False}
 
 
 def _text(given: Mapping[str, Any]) -> dict[str, JSON]:
-    text = {key: given[key] for key in ("format", "verbosity") if given.get(key) is not None}
+    text = only(("format", "verbosity"), given)
     if "format" in text:
         chosen = text["format"]
-        _check(PlainFormat, chosen, "text.format")
+        check(PlainFormat, chosen, "text.format")
         if chosen["type"] == "json_schema":
-            _check(JsonSchemaFormat, chosen, "text.format")
-        text["format"] = {key: chosen[key] for key in _FORMAT_KEYS if chosen.get(key) is not None}
+            check(JsonSchemaFormat, chosen, "text.format")
+        text["format"] = only(_FORMAT_KEYS, chosen)
     return text
 
 
-# --- tools
-
-
-def _tools(given: list[dict[str, Any]], alias: bool) -> tuple[list[JSON], dict[str, dict[str, str]]]:
-    """The tools as they are kept, and the headers for each MCP server; unknown types are kept as given."""
-    tools: list[JSON] = []
-    secrets: dict[str, dict[str, str]] = {}
-    labels: set[str] = set()
-    for place, tool in enumerate(given):
-        path = f"tools[{place}]"
-        _check(Tool, tool, path)
-        match tool["type"]:
-            case "function":
-                _check(FunctionTool, tool, path)
-                tools.append(_only(_FUNCTION_KEYS, tool))
-            case "mcp":
-                _check_mcp(tool, path, labels, alias)
-                _keep_secret(tool, path, secrets)
-                tools.append(_only(_MCP_KEYS, tool))
-            case _:
-                tools.append(tool)
-    return tools, secrets
-
-
-def _only(keys: tuple[str, ...], tool: Mapping[str, Any]) -> JSON:
-    return {key: tool[key] for key in keys if tool.get(key) is not None}
-
-
-def _check_mcp(tool: Mapping[str, Any], path: str, labels: set[str], alias: bool) -> None:
-    for key in ("connector_id", "tunnel_id"):
-        if tool.get(key) is not None:
-            _unsupported(f"{path}.{key}", "Connectors are not supported: name the server by 'server_url'.")
-    _check(McpTool, tool, path)
-    if tool["server_label"] in labels:
-        message = f"Two MCP servers have the label '{tool['server_label']}'."
-        raise InvalidRequest(message, code="invalid_value", param=f"{path}.server_label")
-    labels.add(tool["server_label"])
-    if (tool.get("require_approval") or ("never" if alias else "always")) != "never":
-        _unsupported(f"{path}.require_approval", "MCP approvals are not supported yet: set it to 'never'.")
-
-
-def _keep_secret(tool: Mapping[str, Any], path: str, secrets: dict[str, dict[str, str]]) -> None:
-    headers = dict(tool.get("headers") or {})
-    if tool.get("authorization") is not None:
-        headers["Authorization"] = f"Bearer {tool['authorization']}"
-    if headers and secrets.setdefault(tool["server_url"], headers) != headers:
-        message = f"Two MCP tools give different credentials for the same server, '{tool['server_label']}'."
-        raise InvalidRequest(message, code="invalid_value", param=path)
-
-
-# --- errors
-
-
-def _check(model: type[Body], given: Mapping[str, Any], path: str) -> None:
-    """Raise InvalidRequest for the first thing that the model finds wrong with the value at `path`."""
-    try:
-        model.model_validate(_without_nulls(given))
-    except ValidationError as error:
-        _raise_first(error.errors(include_url=False, include_input=False)[0], path)
-
-
-def _raise_first(error: ErrorDetails, path: str) -> NoReturn:
-    param = _path(path, error["loc"])
-    if error["type"] == "missing":
-        _missing(param)
-    wrong_type = error["type"].endswith(("_type", "_parsing"))
-    code, what = ("invalid_type", "type") if wrong_type else ("invalid_value", "value")
-    raise InvalidRequest(f"Invalid {what} for '{param}': {error['msg']}.", code=code, param=param)
-
-
-def _missing(param: str) -> NoReturn:
-    message = f"Missing required parameter: '{param}'."
-    raise InvalidRequest(message, code="missing_required_parameter", param=param)
-
-
-def _unsupported(param: str, message: str) -> NoReturn:
-    raise InvalidRequest(message, code="unsupported_parameter", param=param)
-
-
-def _path(path: str, places: tuple[int | str, ...]) -> str:
-    for place in places:
-        if place == "[key]":
-            continue
-        path = f"{path}[{place}]" if isinstance(place, int) else f"{path}.{place}".removeprefix(".")
-    return path
+def _strategies(given: list[dict[str, Any]]) -> list[JSON]:
+    for place, strategy in enumerate(given):
+        check(CompactionStrategy, strategy, f"context_management[{place}]")
+    return [only(("type", "compact_threshold"), strategy) for strategy in given]

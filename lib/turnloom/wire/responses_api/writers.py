@@ -10,8 +10,10 @@ from typing import Any, ClassVar
 
 from turnloom.domain.event import Delta, ToolCompleted
 from turnloom.domain.message import JSON
-from turnloom.wire.responses_api import items
-from turnloom.wire.responses_api.items import Item, Status
+from turnloom.domain.turn import Call
+from turnloom.wire.responses_api import shapes
+from turnloom.wire.responses_api.sealing import Seal
+from turnloom.wire.responses_api.shapes import Item, Status
 
 Frame = dict[str, Any]
 
@@ -83,29 +85,29 @@ class MessageWriter(Writer):
             "delta": delta.text,
         }
         if delta.block == "text":
-            told["logprobs"] = items.logprobs_json(delta.logprobs) if delta.logprobs else []
+            told["logprobs"] = shapes.logprobs_json(delta.logprobs) if delta.logprobs else []
             self._logprobs += delta.logprobs
         return [*opening, told] if opening else [told]
 
     def end(self, whole: bool, *, cut: bool = False) -> list[Frame]:
         closing = self._end_part()
         status: Status = "completed" if whole else "incomplete"
-        item = items.message(self.id, status, self._content, "commentary" if cut and not whole else None)
+        item = shapes.message(self.id, status, self._content, "commentary" if cut and not whole else None)
         return [*closing, self._done(item)]
 
     def _empty(self) -> Item:
-        return items.message(self.id, "in_progress", [])
+        return shapes.message(self.id, "in_progress", [])
 
     def _start_part(self, block: str) -> Frame:
         self._block = block
-        part = items.refusal("") if block == "refusal" else items.output_text("")
+        part = shapes.refusal("") if block == "refusal" else shapes.output_text("")
         return self._frame("content_part.added", content_index=len(self._content), part=part)
 
     def _end_part(self) -> list[Frame]:
         if not self._block:
             return []
         place, text, refused = len(self._content), "".join(self._texts), self._block == "refusal"
-        part = items.refusal(text) if refused else items.output_text(text, self._logprobs)
+        part = shapes.refusal(text) if refused else shapes.output_text(text, self._logprobs)
         if refused:
             done = self._frame("refusal.done", content_index=place, refusal=text)
         else:
@@ -116,80 +118,113 @@ class MessageWriter(Writer):
 
 
 class ReasoningWriter(Writer):
-    """A reasoning item: what the model shows of its thoughts, as one summary."""
+    """A reasoning item: what the model shows of its thoughts, as one summary; with a `seal`, sealed as well."""
 
     blocks = ("reasoning",)
 
-    def __init__(self, identifier: str, position: int) -> None:
+    def __init__(self, identifier: str, position: int, seal: Seal | None) -> None:
         super().__init__(identifier, position)
+        self._seal = seal
         self._texts: list[str] = []
 
     def start(self) -> list[Frame]:
-        part = self._frame("reasoning_summary_part.added", summary_index=0, part=items.summary_text(""))
+        part = self._frame("reasoning_summary_part.added", summary_index=0, part=shapes.summary_text(""))
         return [*super().start(), part]
 
     def add(self, delta: Delta) -> list[Frame]:
         self._texts.append(delta.text)
-        return [self._frame("reasoning_summary_text.delta", summary_index=0, delta=delta.text)]
+        told: Frame = {
+            "type": "response.reasoning_summary_text.delta",
+            "sequence_number": 0,
+            "item_id": self.id,
+            "output_index": self.position,
+            "summary_index": 0,
+            "delta": delta.text,
+        }
+        return [told]
 
     def end(self, whole: bool, *, cut: bool = False) -> list[Frame]:
         text = "".join(self._texts)
-        part = items.summary_text(text)
         return [
             self._frame("reasoning_summary_text.done", summary_index=0, text=text),
-            self._frame("reasoning_summary_part.done", summary_index=0, part=part),
-            self._done(items.reasoning(self.id, "completed" if whole else "incomplete", [part])),
+            self._frame("reasoning_summary_part.done", summary_index=0, part=shapes.summary_text(text)),
+            self._done(shapes.reasoning(self.id, "completed" if whole else "incomplete", text, self._seal)),
         ]
 
     def _empty(self) -> Item:
-        return items.reasoning(self.id, "in_progress", [])
+        return shapes.opened_reasoning(self.id)
 
 
 class CallWriter(Writer):
-    """A call for the client to answer."""
+    """A call for the client to answer. Of `call` the arguments are not read: they come as deltas."""
 
     blocks = ("arguments",)
-    stem: ClassVar[str] = "function_call"
+    stem: ClassVar[str] = "function_call_arguments"
+    key: ClassVar[str] = "arguments"
 
-    def __init__(self, identifier: str, position: int, call_id: str, name: str) -> None:
+    def __init__(self, identifier: str, position: int, call: Call) -> None:
         super().__init__(identifier, position)
-        self.call_id = call_id
-        self.name = name
+        self.call = call
+        self._delta_type = f"response.{self.stem}.delta"
         self._texts: list[str] = []
-
-    @property
-    def arguments(self) -> str:
-        return "".join(self._texts)
 
     def add(self, delta: Delta) -> list[Frame]:
         return [self._add(delta.text)]
 
     def end(self, whole: bool, *, cut: bool = False) -> list[Frame]:
-        return [*self._end_arguments(whole), self._done(self._shown("completed" if whole else "incomplete"))]
+        return [*self._end_text(whole), self._done(self._shown("completed" if whole else "incomplete"))]
 
     def _add(self, text: str) -> Frame:
         self._texts.append(text)
-        return self._frame(f"{self.stem}_arguments.delta", delta=text)
+        return {
+            "type": self._delta_type,
+            "sequence_number": 0,
+            "item_id": self.id,
+            "output_index": self.position,
+            "delta": text,
+        }
 
-    def _end_arguments(self, whole: bool) -> list[Frame]:
-        missing = [self._add("{}")] if whole and not self._texts else []
-        return [*missing, self._frame(f"{self.stem}_arguments.done", arguments=self.arguments)]
+    def _end_text(self, whole: bool) -> list[Frame]:
+        text = self._text(whole)
+        missing = [self._add(text)] if text and not self._texts else []
+        return [*missing, self._frame(f"{self.stem}.done", **{self.key: text})]
+
+    def _text(self, whole: bool = False) -> str:
+        return shapes.call_text(self.call, "".join(self._texts), whole)
 
     def _shown(self, status: Status) -> Item:
-        return items.function_call(self.id, status, self.call_id, self.name, self.arguments)
+        return shapes.call_item(self.id, status, self.call, self._text())
 
     def _empty(self) -> Item:
         return self._shown("in_progress")
 
 
+class CustomCallWriter(CallWriter):
+    """A call of a client's tool that takes a text, which may be empty."""
+
+    stem = "custom_tool_call_input"
+    key = "input"
+
+
+class ApprovalRequestWriter(CallWriter):
+    """A call that the client must allow: told when it is whole, with nothing in between."""
+
+    def add(self, delta: Delta) -> list[Frame]:
+        self._texts.append(delta.text)
+        return []
+
+    def end(self, whole: bool, *, cut: bool = False) -> list[Frame]:
+        item = shapes.call_item(self.id, "completed" if whole else "incomplete", self.call, self._text(whole))
+        return [self._done(item)]
+
+
 class HostedCallWriter(CallWriter):
     """A call that an MCP server answers: the item stays open while it runs, and `close` ends it."""
 
-    stem = "mcp_call"
+    stem = "mcp_call_arguments"
 
-    def __init__(self, identifier: str, position: int, call_id: str, name: str, label: str, *, alias: bool) -> None:
-        super().__init__(identifier, position, call_id, name)
-        self._label = label
+    def __init__(self, identifier: str, position: int, call: Call, *, alias: bool) -> None:
+        super().__init__(identifier, position, call)
         self._alias = alias
         self.answer: ToolCompleted | None = None
 
@@ -197,15 +232,12 @@ class HostedCallWriter(CallWriter):
         return [*super().start(), self._frame("mcp_call.in_progress")]
 
     def end(self, whole: bool, *, cut: bool = False) -> list[Frame]:
-        return self._end_arguments(whole)
+        return self._end_text(whole)
 
     def close(self) -> list[Frame]:
         """The call's outcome; a call without an answer is left incomplete."""
         item = self._shown("incomplete")
         if self.answer is None:
             return [self._done(item)]
-        item = items.with_outcome(item, self.answer.content, self.answer.error, alias=self._alias)
+        item = shapes.with_outcome(item, self.answer.content, self.answer.error, alias=self._alias)
         return [self._frame(f"mcp_call.{item['status']}"), self._done(item)]
-
-    def _shown(self, status: Status) -> Item:
-        return items.mcp_call(self.id, status, self._label, self.name, self.arguments)

@@ -1,0 +1,162 @@
+"""An answer as it comes over the wire, read into chunks."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from turnloom.adapters.openai_model.errors import blamed, understood, words_of
+from turnloom.domain.errors import UpstreamBroken, UpstreamError
+from turnloom.domain.message import JSON, Usage
+from turnloom.ports import CallChunk, Chunk, Finished, TextChunk
+
+if TYPE_CHECKING:
+    import httpx2
+
+_USAGE_SECONDS = 5.0
+_DRAIN_SECONDS = 0.1
+
+
+async def documents_of(response: httpx2.Response) -> AsyncGenerator[JSON]:
+    """The JSON documents of an answer in order, and None in place of `[DONE]`."""
+    import httpx2
+
+    with blamed(), understood():
+        if response.headers.get("content-type", "").startswith("application/json"):
+            yield json.loads(await response.aread())
+            return
+        async for event in httpx2.EventSource(response):
+            if event.data:
+                yield None if event.data == "[DONE]" else json.loads(event.data)
+
+
+async def next_of(documents: AsyncGenerator[JSON], answer: Answer) -> JSON:
+    """The next document, or None at the end.
+
+    After the finish reason only the count of tokens is still missing: it is not waited for long, and whatever breaks
+    the stream then cannot break the answer.
+    """
+    try:
+        async with asyncio.timeout(_USAGE_SECONDS if answer.reason else None):
+            return await anext(documents, None)
+    except (TimeoutError, UpstreamError):
+        if answer.reason:
+            return None
+        raise
+
+
+async def drain(documents: AsyncGenerator[JSON]) -> None:
+    """Read on to the end of the body, without which the connection could not serve another call."""
+    with suppress(TimeoutError, UpstreamError):
+        async with asyncio.timeout(_DRAIN_SECONDS):
+            async for _ in documents:
+                continue
+
+
+@dataclass(slots=True)
+class _Call:
+    number: int
+    call_id: str = ""
+    name: str = ""
+
+
+@dataclass(slots=True)
+class Answer:
+    """What has been read of an answer: its finish reason, its usage, its calls in order and by the endpoint's index."""
+
+    reason: str = ""
+    usage: Usage | None = None
+    calls: list[_Call] = field(default_factory=list)
+    places: dict[JSON, _Call] = field(default_factory=dict)
+
+    def read(self, document: JSON) -> list[Chunk]:
+        """The chunks of one document, a chunk of a stream or a whole completion; raises UpstreamBroken."""
+        with understood():
+            if error := document.get("error") or (document.get("object") == "error" and document):
+                raise UpstreamBroken(f"The model endpoint reported an error: {words_of(error)}")
+            if usage := document.get("usage"):
+                self.usage = _usage(usage)
+            return [chunk for choice in document.get("choices") or () for chunk in self._choice(choice)]
+
+    def finished(self) -> Finished:
+        """The end of the answer; raises UpstreamBroken when the endpoint has not said why it stopped."""
+        if not self.reason:
+            raise UpstreamBroken("The model endpoint ended its answer without a finish reason.")
+        return Finished(self._ending(), self.usage)
+
+    def _ending(self) -> Literal["stop", "tool_calls", "length", "content_filter"]:
+        if self.reason == "length":
+            return "length"
+        if self.reason == "content_filter":
+            return "content_filter"
+        # Some endpoints say `stop`, `function_call` or a word of their own although they call tools.
+        return "tool_calls" if self.calls else "stop"
+
+    def _choice(self, choice: JSON) -> Iterator[Chunk]:
+        if choice.get("index"):
+            return
+        self.reason = choice.get("finish_reason") or self.reason
+        delta, logprobs = choice.get("delta") or choice.get("message") or {}, choice.get("logprobs") or {}
+        if reasoning := _text(delta.get("reasoning_content") or delta.get("reasoning")):
+            yield TextChunk(reasoning, "reasoning")
+        if text := _text(delta.get("content")):
+            yield TextChunk(text, "text", tuple(logprobs.get("content") or ()))
+        if refusal := _text(delta.get("refusal")):
+            yield TextChunk(refusal, "refusal", tuple(logprobs.get("refusal") or ()))
+        for fragment in delta.get("tool_calls") or ():
+            yield self._call(fragment)
+
+    def _call(self, fragment: JSON) -> CallChunk:
+        function = fragment.get("function") or {}
+        call_id, name = _text(fragment.get("id")), _text(function.get("name"))
+        call = self._call_of(fragment.get("index"), call_id, name)
+        arguments = function.get("arguments") or ""
+        chunk = CallChunk(
+            call.number,
+            "" if call.call_id else call_id,
+            "" if call.name else name,
+            arguments if isinstance(arguments, str) else json.dumps(arguments),
+        )
+        call.call_id, call.name = call.call_id or call_id, call.name or name
+        return chunk
+
+    def _call_of(self, index: JSON, call_id: str, name: str) -> _Call:
+        """The call that a fragment belongs to, a new one if it begins one.
+
+        The index tells, where there is one; but some endpoints leave it out, or say 0 for every call (Gemini), and
+        some repeat id or name with every fragment: a second name is a second call if its id is not the same.
+        """
+        call = self.places.get(index) if index is not None else self.calls[-1] if self.calls else None
+        second = call is not None and call.name and name and (call_id != call.call_id if call_id else index is None)
+        if call is None or second:
+            call = _Call(len(self.calls))
+            self.calls.append(call)
+            self.places[index] = call
+        return call
+
+
+def _text(value: JSON) -> str:
+    if value is None or isinstance(value, str):
+        # Half a surrogate pair cannot be stored or sent on.
+        return (value or "").encode(errors="replace").decode()
+    raise TypeError(f"text expected, {type(value).__name__} found")
+
+
+def _usage(given: JSON) -> Usage:
+    read = given.get("prompt_tokens_details") or {}
+    written = given.get("completion_tokens_details") or {}
+    return Usage(
+        _count(given.get("prompt_tokens")),
+        _count(given.get("completion_tokens")),
+        _count(read.get("cached_tokens")),
+        _count(written.get("reasoning_tokens")),
+    )
+
+
+def _count(given: JSON) -> int:
+    """A number of tokens; what is none counts as not given."""
+    return given if isinstance(given, int) and given >= 0 else 0

@@ -1,0 +1,218 @@
+"""The model endpoint as the Model port: calls, retries, and what an endpoint has shown that it cannot do."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing
+from typing import TYPE_CHECKING, TypeVar, cast
+from urllib.parse import urlsplit
+
+from turnloom.adapters.openai_model.answer import Answer, documents_of, drain, next_of
+from turnloom.adapters.openai_model.connections import Connections
+from turnloom.adapters.openai_model.errors import blamed, understood
+from turnloom.adapters.openai_model.request import (
+    Strictness,
+    body_of,
+    has_files,
+    laxer,
+    refuses_format,
+    wants_schema,
+)
+from turnloom.adapters.openai_model.tokenizer import Tokenizer
+from turnloom.domain.errors import UpstreamBroken, UpstreamError, UpstreamLimited, UpstreamRejected
+from turnloom.domain.message import JSON
+from turnloom.ports import Chunk, ModelInfo, ModelRequest
+
+if TYPE_CHECKING:
+    import httpx2
+
+_T = TypeVar("_T")
+_OPENAI = "api.openai.com"
+_PATIENCE = 5.0
+
+
+class OpenAIModel:
+    """The endpoint at `base_url` (with its `/v1`), called with `api_key` (empty where none is needed),
+    or with what it gives when the first call is made.
+
+    An answer that fails before its first chunk, or 429, is asked for again up to `retries` times: after `backoff`
+    seconds, then twice that and so on, each up to half as long again by chance, and never sooner than the endpoint
+    wishes; if it wishes for more than the request's `patience`, the error goes to the caller at once, as timeouts do.
+    Without wishes all pauses end within 0.7 s: a caller who waits a second for the status is told of a lasting 429.
+    `timeout` bounds the wait for the first byte and from byte to byte, in seconds. With `sends_reasoning` the model is
+    shown its earlier reasoning as `reasoning_content`. A file is refused unless `takes_files`, by default only OpenAI's
+    own endpoint.
+
+    What an endpoint refuses to do, it is not asked for again: to count tokens in a stream, or, model by model, to
+    answer by a schema, which is then told to the model.
+
+    One instance serves any number of event loops, with a pool of connections for each.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        api_key: str | Callable[[], str],
+        *,
+        retries: int = 2,
+        timeout: float = 120.0,
+        backoff: float = 0.15,
+        sends_reasoning: bool = False,
+        takes_files: bool | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        official = urlsplit(base_url).hostname == _OPENAI
+        self._connections = Connections(base_url, api_key if callable(api_key) else lambda: api_key, timeout)
+        self._tokenizer = None if official else Tokenizer(base_url, self._connections.client, now)
+        self._retries, self._backoff, self._sleep = retries, backoff, sleep
+        self._sends_reasoning = sends_reasoning
+        self._takes_files = official if takes_files is None else takes_files
+        self._asks_usage = True
+        self._strictness: dict[str, Strictness] = {}
+
+    @property
+    def takes_files(self) -> bool:
+        """Whether the endpoint is sent the files of a message."""
+        return self._takes_files
+
+    async def stream(self, request: ModelRequest) -> AsyncGenerator[Chunk]:
+        """The answer in chunks, the last one `Finished`; closing the generator ends the call at the endpoint.
+
+        Raises UpstreamRejected (`context_length_exceeded`, `model_not_found`, `upstream_authentication_error`,
+        `unsupported_file`, or `upstream_rejected` with the endpoint's own code, if any, as `extra["upstream_code"]`),
+        UpstreamLimited (`rate_limited`, `insufficient_quota`), UpstreamTimeout or UpstreamBroken.
+        """
+        if not self._reads(request):
+            raise UpstreamRejected("The model endpoint takes no files.", code="unsupported_file")
+        body = body_of(request, self._sends_reasoning)
+        first, chunks = await self._persist(lambda: self._begin(body), request.patience)
+        async with aclosing(chunks):
+            yield first
+            async for chunk in chunks:
+                yield chunk
+
+    async def count(self, request: ModelRequest) -> int | None:
+        """How many tokens the endpoint's own tokenizer makes of the request; None where it lends none (as OpenAI)."""
+        if self._tokenizer is None or not self._reads(request):
+            return None
+        body = body_of(request, self._sends_reasoning)
+        return await self._tokenizer.count(laxer(body, self._accepted(request.model)))
+
+    async def models(self) -> list[ModelInfo]:
+        """What the endpoint lists; raises as `stream` does."""
+        return await self._persist(self._list, _PATIENCE)
+
+    async def aclose(self) -> None:
+        """Close the running loop's connections; the instance stays usable."""
+        await self._connections.aclose()
+
+    def _reads(self, request: ModelRequest) -> bool:
+        return self._takes_files or not has_files(request)
+
+    def _accepted(self, model: str) -> Strictness:
+        """The strictest way to ask for an answer by a schema that this model is not known to refuse."""
+        return self._strictness.get(model, Strictness.SCHEMA)
+
+    # --- retries
+
+    async def _persist(self, attempt: Callable[[], Awaitable[_T]], patience: float) -> _T:
+        tried = 0
+        while True:
+            try:
+                return await attempt()
+            except UpstreamError as error:
+                if tried >= self._retries or not _may_pass(error, patience):
+                    raise
+                wish = error.extra.get("retry_after", 0)
+            pause = max(self._backoff * 2**tried, wish)
+            await self._sleep(pause * random.uniform(1, 1.5))  # noqa: S311  (spreads load, guards no secret)
+            tried += 1
+
+    # --- one attempt
+
+    async def _begin(self, body: Mapping[str, JSON]) -> tuple[Chunk, AsyncGenerator[Chunk]]:
+        chunks = self._chunks(body)
+        return await anext(chunks), chunks
+
+    async def _chunks(self, body: Mapping[str, JSON]) -> AsyncGenerator[Chunk]:
+        answer = Answer()
+        async with aclosing(await self._open(body)) as response, aclosing(documents_of(response)) as documents:
+            while (document := await next_of(documents, answer)) is not None:
+                for chunk in answer.read(document):
+                    yield chunk
+            yield answer.finished()
+            await drain(documents)
+
+    async def _open(self, body: Mapping[str, JSON]) -> httpx2.Response:
+        with blamed():
+            if not wants_schema(body):
+                return await self._ask(body)
+            return await self._ask_by_schema(body, self._accepted(body["model"]))
+
+    async def _ask_by_schema(self, body: Mapping[str, JSON], strictness: Strictness) -> httpx2.Response:
+        """Send the request; a model that does not answer by a schema is asked in laxer ways, from then on at once."""
+        import openai
+
+        try:
+            response = await self._ask(laxer(body, strictness))
+        except (openai.BadRequestError, openai.UnprocessableEntityError) as refusal:
+            if strictness is Strictness.INSTRUCTION or not refuses_format(refusal.response.text):
+                raise
+        else:
+            if strictness is not Strictness.SCHEMA:
+                # Not before an answer, as in `_ask`.
+                self._strictness[body["model"]] = strictness
+            return response
+        return await self._ask_by_schema(body, Strictness(strictness + 1))
+
+    async def _ask(self, body: Mapping[str, JSON]) -> httpx2.Response:
+        """Send the request; an endpoint that does not know `stream_options` is asked without them from then on."""
+        import openai
+
+        if not self._asks_usage:
+            return await self._post(body)
+        try:
+            return await self._post({**body, "stream_options": {"include_usage": True}})
+        except (openai.BadRequestError, openai.UnprocessableEntityError) as refusal:
+            if "stream_options" not in refusal.response.text:
+                raise
+        response = await self._post(body)
+        # Only now it is sure: a refusal may quote the whole request and mean another part of it.
+        self._asks_usage = False
+        return response
+
+    async def _post(self, body: Mapping[str, JSON]) -> httpx2.Response:
+        import httpx2
+        import openai
+
+        # The SDK hands out the response itself for this `cast_to`, which its types know only for calls without stream.
+        given = await self._connections.client().post(
+            "/chat/completions",
+            cast_to=httpx2.Response,
+            body=body,
+            stream=True,
+            stream_cls=openai.AsyncStream[object],
+        )
+        return cast("httpx2.Response", given)
+
+    async def _list(self) -> list[ModelInfo]:
+        import httpx2
+
+        with blamed():
+            response = await self._connections.client().get("/models", cast_to=httpx2.Response)
+        with understood():
+            return [
+                ModelInfo(model["id"], model.get("created") or 0, model.get("owned_by") or "")
+                for model in response.json()["data"]
+            ]
+
+
+def _may_pass(error: UpstreamError, patience: float) -> bool:
+    """Whether the same call may soon succeed."""
+    soon = error.extra.get("retry_after", 0) <= patience
+    limited = isinstance(error, UpstreamLimited) and error.code == "rate_limited"
+    return soon and (limited or isinstance(error, UpstreamBroken))

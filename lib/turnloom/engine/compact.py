@@ -1,0 +1,84 @@
+"""Summing up a context that has grown too long, and leaving the oldest of it out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import aclosing
+from dataclasses import replace
+
+from turnloom.domain.message import ImagePart, Message, SystemMessage, ToolMessage, Usage, UserMessage
+from turnloom.ports import Finished, Model, ModelRequest, TextChunk
+
+CHARACTERS_PER_TOKEN = 4
+TOKENS_PER_MESSAGE = 4
+TOKENS_PER_IMAGE = 765
+"""Of the estimate, for upstreams that do not count: English text, and an image of medium size."""
+
+_TASK = (
+    "Sum up the conversation above, so that it can go on with nothing but your summary in place of it. Keep what the "
+    "user wants, what was decided, facts, names, numbers, results of tools, and what is still open. Write the summary "
+    "alone, without a preface."
+)
+
+
+async def tokens(model: Model, request: ModelRequest) -> int:
+    """How many tokens the model would read: as its endpoint counts them, or an estimate."""
+    counted = await model.count(request)
+    return estimate(request) if counted is None else counted
+
+
+def estimate(request: ModelRequest) -> int:
+    """A number of tokens that grows with the request: a token is about four characters."""
+    written = sum(_characters(message) for message in request.messages)
+    tools = sum(len(f"{tool.name}{tool.description}{json.dumps(dict(tool.parameters))}") for tool in request.tools)
+    schema = len(json.dumps(dict(request.response_format))) if request.response_format else 0
+    images = sum(_images(message) for message in request.messages)
+    overhead = TOKENS_PER_MESSAGE * len(request.messages) + TOKENS_PER_IMAGE * images
+    return -(-(written + tools + schema) // CHARACTERS_PER_TOKEN) + overhead
+
+
+async def summed_up(model: Model, request: ModelRequest) -> tuple[str, Usage]:
+    """A summary of the messages, made by the model, and what it cost. Raises what `Model.stream` raises."""
+    asked = replace(request, messages=(*request.messages, UserMessage(_TASK)), tools=(), tool_choice=None)
+    texts: list[str] = []
+    usage: Usage | None = None
+    async with aclosing(model.stream(asked)) as chunks:
+        async for chunk in chunks:
+            if isinstance(chunk, TextChunk) and chunk.block == "text":
+                texts.append(chunk.text)
+            elif isinstance(chunk, Finished):
+                usage = chunk.usage
+    summary = "".join(texts)
+    return summary, usage or Usage(estimate(asked), -(-len(summary) // CHARACTERS_PER_TOKEN))
+
+
+def shortened(messages: Sequence[Message]) -> tuple[Message, ...] | None:
+    """The messages without the oldest turns, a quarter of those that may go; None when nothing more may.
+
+    A turn begins with a message of the user's and ends before the next one, so calls keep their results; right behind
+    a result, such a message may be a part of that. Instructions and the newest turn stay.
+    """
+    starts = [
+        place
+        for place, (before, message) in enumerate(zip((None, *messages), messages, strict=False))
+        if isinstance(message, UserMessage) and not isinstance(before, ToolMessage)
+    ]
+    if len(starts) < 2:
+        return None
+    dropped = -(-(len(starts) - 1) // 4)
+    kept = [message for message in messages[: starts[dropped]] if isinstance(message, SystemMessage)]
+    return (*kept, *messages[starts[dropped] :])
+
+
+def _characters(message: Message) -> int:
+    content = getattr(message, "content", "")
+    if isinstance(content, str):
+        text = len(content) + len(getattr(message, "text", "")) + len(getattr(message, "reasoning", ""))
+        return text + sum(len(call.name) + len(call.arguments) for call in getattr(message, "calls", ()))
+    return sum(len(getattr(part, "text", "")) + len(getattr(part, "data", "")) // 8 for part in content)
+
+
+def _images(message: Message) -> int:
+    content = getattr(message, "content", "")
+    return 0 if isinstance(content, str) else sum(isinstance(part, ImagePart) for part in content)

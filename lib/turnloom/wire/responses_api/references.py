@@ -1,0 +1,103 @@
+"""Input items that only say where their content is: other items, sealed text. What they mean is put into them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from turnloom.domain import ids
+from turnloom.domain.errors import InvalidRequest, NotFound
+from turnloom.domain.message import JSON
+from turnloom.ports import Unreadable
+from turnloom.usecases.conversations import conversation_records
+from turnloom.usecases.responses import get_response
+from turnloom.usecases.services import Services
+from turnloom.wire.responses_api.items import Item
+from turnloom.wire.responses_api.pages import record_items
+from turnloom.wire.responses_api.sealing import sealer
+
+_BY_THEMSELVES = frozenset({"message", "function_call", "function_call_output"})
+
+
+async def resolved(
+    services: Services, owner: str, items: Sequence[Mapping[str, Any]], conversation: str | None = None
+) -> list[JSON]:
+    """The items, each with what it stands for.
+
+    Raises NotFound naming the id, and InvalidRequest for a summary that cannot be opened.
+    """
+    if all(item["type"] in _BY_THEMSELVES for item in items):
+        return list(items)
+    references = References(services, owner, conversation)
+    return [await references.resolve(item, f"input[{place}]") for place, item in enumerate(items)]
+
+
+class References:
+    """Looks items up, each response or conversation once."""
+
+    def __init__(self, services: Services, owner: str, conversation: str | None) -> None:
+        self._services = services
+        self._owner = owner
+        self._conversation = conversation
+        self._found: dict[str, dict[str, Item]] = {}
+
+    async def resolve(self, item: Mapping[str, Any], path: str) -> JSON:
+        match item["type"]:
+            case "item_reference":
+                found = await self._item(item["id"])
+                if found is None:
+                    raise NotFound("item", item["id"], param="input")
+                return await self.resolve(found, path)
+            case "reasoning" if not item.get("content") and not item.get("summary"):
+                return await self._reasoning(item)
+            case "compaction":
+                return self._compaction(item, path)
+            case _:
+                return item
+
+    async def _reasoning(self, item: Mapping[str, Any]) -> JSON:
+        """The thoughts, opened or looked up; what cannot be found is passed over."""
+        if sealed := item.get("encrypted_content"):
+            text = self._opened(sealed)
+            return item if text is None else {**item, "opened": text}
+        found = await self._item(item["id"]) if item.get("id") else None
+        return item if found is None or found["type"] != "reasoning" else found
+
+    def _compaction(self, item: Mapping[str, Any], path: str) -> JSON:
+        summary = self._opened(item["encrypted_content"])
+        if summary is None:
+            message = "The encrypted content of the compaction item cannot be read."
+            raise InvalidRequest(message, code="invalid_encrypted_content", param=f"{path}.encrypted_content")
+        return {**item, "summary": summary}
+
+    def _opened(self, sealed: str) -> str | None:
+        try:
+            return self._services.vault.unseal(sealed, self._owner).decode()
+        except Unreadable:
+            return None
+
+    async def _item(self, item_id: str) -> Item | None:
+        """The item of the conversation, or else of any response, that has this id."""
+        if self._conversation is not None:
+            known = await self._items_of(self._conversation)
+            if item_id in known:
+                return known[item_id]
+        place = ids.item_place(item_id)
+        known = await self._items_of(place[0]) if place is not None else {}
+        return known.get(item_id)
+
+    async def _items_of(self, source: str) -> dict[str, Item]:
+        if source not in self._found:
+            taken: set[str] = set()
+            seal = sealer(self._services, self._owner)
+            items = [i for record in await self._records(source) for i in record_items(record, taken, seal=seal)]
+            self._found[source] = {item["id"]: item for item in items}
+        return self._found[source]
+
+    async def _records(self, source: str) -> list[Any]:
+        try:
+            if source == self._conversation:
+                return await conversation_records(self._services, self._owner, source)
+            return [await get_response(self._services, self._owner, source)]
+        except NotFound:
+            return []

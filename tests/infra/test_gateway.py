@@ -1,0 +1,48 @@
+"""The laptop's gateway: the template's routes in an order that serves each of them, and what is said of all others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from starlette.testclient import TestClient
+
+from turnloom import bootstrap
+from turnloom.local import template
+from turnloom.local.gateway import gateway
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    folder: Path = tmp_path_factory.mktemp("laptop")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TURNLOOM_DATA_DIR", str(folder))
+        bootstrap.services.cache_clear()
+        # Not entered: that would start the sweeper.
+        yield TestClient(gateway())
+        bootstrap.services.cache_clear()
+
+
+@pytest.mark.parametrize("path", ["/v1/responses/a/b", "/v1/conversations/a/b", "/v1/openai/v1/responses/a/b"])
+def test_a_route_that_does_not_exist_is_told_as_the_responses_api_tells_it(client: TestClient, path: str) -> None:
+    answer = client.put(path)
+    error = answer.json()["error"]
+    assert (answer.status_code, set(error)) == (404, {"message", "type", "param", "code"})
+    assert path in error["message"] and answer.headers["x-request-id"]
+    assert ("detail" in answer.json()) == path.startswith("/v1/openai/")
+
+
+def test_elsewhere_it_is_told_as_the_agents_api_tells_it(client: TestClient) -> None:
+    answer = client.put("/v1/agents")
+    assert answer.status_code == answer.json()["status"] == 404
+    assert "/v1/agents" in answer.json()["detail"]
+
+
+def test_every_route_of_the_template_is_served_by_its_own_function(client: TestClient) -> None:
+    """An app knows its own routes alone: one that is asked for another's says that there is no such route."""
+    for function in template.functions():
+        for method, path in function.routes:
+            asked = path.replace("+}", "}").replace("{", "x-").replace("}", "")
+            answer = client.request(method, asked, content=b"[" if method == "POST" else None)
+            assert f"{method} {asked}" not in answer.text, (function.folder, method, path)
