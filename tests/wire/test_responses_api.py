@@ -297,6 +297,30 @@ def test_unknown_parameters_and_tools_are_tolerated(api: Agents) -> None:
     assert answer.status_code == 200 and answer.json()["tools"] == [{"type": "shell", "name": "n"}]
 
 
+def test_tools_that_come_as_an_item_are_offered_and_keep_their_namespace(api: Agents) -> None:
+    api.house.model.calls(("functions__exec", {"input": "ls"}))
+    inner = {"type": "custom", "name": "exec", "description": "Runs a command."}
+    tools = {
+        "type": "additional_tools",
+        "role": "developer",
+        "tools": [{"type": "namespace", "name": "functions", "tools": [inner]}],
+    }
+    body = {"model": "m", "input": [tools, {"role": "user", "content": "What is here?"}], "store": False}
+    answer = api.http.post("/v1/responses", json=body).json()
+    [call] = answer["output"]
+    assert (call["type"], call["namespace"], call["name"], call["input"]) == (
+        "custom_tool_call",
+        "functions",
+        "exec",
+        "ls",
+    )
+    [offered] = api.house.model.requests[0].tools
+    assert (offered.name, offered.kind) == ("functions__exec", "custom")
+    body["input"] = [{"type": "additional_tools", "tools": [7]}]
+    refused = api.http.post("/v1/responses", json=body)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "input[0].tools[0]")
+
+
 def test_a_client_that_drops_its_stream_loses_nothing(api: Agents, client: OpenAI) -> None:
     gate = asyncio.Event()
     api.house.model.answers(TextChunk("Hel"), gate, TextChunk("lo"), *_end())

@@ -18,6 +18,7 @@ from fastapi.responses import Response
 from fastapi.routing import APIRoute
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from turnloom.domain.errors import InvalidRequest, NotFound, Problem, ServerFault, TooLarge
@@ -172,6 +173,8 @@ class Edge:
 
         try:
             await self._app(scope, _limited(receive), send_with_ids)
+        except ClientDisconnect:
+            return
         except Exception as failure:
             # Answered here and not raised on: the server would close a connection that the client means to use again.
             if started:
