@@ -27,7 +27,9 @@ from tests.wire.responses_stream_checker import check_response, check_stream
 
 RESPONSES = int(os.environ.get("TURNLOOM_CHAOS", "12"))
 READERS = 8
-KILL_SECONDS = (5.0, 9.0)
+FIRST_KILL_SECONDS = (2.0, 4.0)
+KILL_SECONDS = (10.0, 13.0)
+"""Between two kills, the parts taking turns: the supervisor gives up on a part that dies four times a minute."""
 LONGEST_SECONDS = 180.0
 """How long one response may take, all its losses included."""
 FIRST_BACKOFF = 0.2
@@ -59,6 +61,7 @@ class Reader:
         deadline = time.monotonic() + LONGEST_SECONDS
         backoff = FIRST_BACKOFF
         while not self.done:
+            assert self.laptop.process is not None and self.laptop.process.poll() is None, "the laptop gave up"
             assert time.monotonic() < deadline, f"response {self.number} ({self.response_id}) never ended"
             before = len(self.frames)
             with suppress(httpx2.HTTPError):
@@ -130,16 +133,16 @@ def model(request: Received) -> Answer:
         return call(("echo", {"round": results}), size=4)
     question = next(message["content"] for message in body["messages"] if message["role"] == "user")
     pieces = [
-        piece for word in f"The answer to {question} is forty-two.".split(" ") for piece in (f"{word} ", Pause(0.08))
+        piece for word in f"The answer to {question} is forty-two.".split(" ") for piece in (f"{word} ", Pause(0.2))
     ]
     return say(*pieces)
 
 
 def kill_now_and_then(laptop: Laptop, over: threading.Event, chance: random.Random, killed: Counter[str]) -> None:
-    # In turn, as the supervisor gives up on a part that dies four times a minute.
     while True:
         for part in ("gateway", "engine"):
-            if over.wait(chance.uniform(*KILL_SECONDS)):
+            pause = KILL_SECONDS if killed[part] else FIRST_KILL_SECONDS
+            if over.wait(chance.uniform(*pause)):
                 return
             laptop.kill(part)
             killed[part] += 1
