@@ -214,6 +214,10 @@ class ToolError:
 class Tools(Protocol):
     """Runs server tools, and asks tool servers what they offer."""
 
+    def check(self, endpoint: str) -> None:
+        """Refuse, without reaching for it, the address of a tool server that is not taken (InvalidRequest)."""
+        ...
+
     async def call(self, source: ToolSource, arguments: Mapping[str, JSON], scope: ToolScope) -> ToolResult:
         """Run one tool. A failing tool is a result with `error`, never an exception."""
         ...

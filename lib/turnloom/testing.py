@@ -137,6 +137,9 @@ class FakeTools:
     functions: Mapping[str, Behaviour] = field(default_factory=dict)
     ran: list[tuple[str, Mapping[str, JSON], ToolScope]] = field(default_factory=list)
 
+    def check(self, endpoint: str) -> None:
+        """Any address will do."""
+
     async def call(self, source: ToolSource, arguments: Mapping[str, JSON], scope: ToolScope) -> ToolResult:
         given = {**arguments, **source.args}
         self.ran.append((source.name, given, scope))

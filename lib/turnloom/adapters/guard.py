@@ -96,6 +96,8 @@ class Guard:
             parts = _parts(url)
             if addresses := _written_out(_host(parts)):
                 self._judge(parts, addresses)
+            else:
+                self._check_scheme(parts)
 
     async def check(self, url: str, *, code: str = "invalid_request") -> tuple[str, ...]:
         """The IP addresses of a permitted URL; a connection must go to one of these and to no other.
@@ -155,7 +157,11 @@ class Guard:
         if not addresses or not (local or all(map(is_public, reached))):
             # The address stays unsaid: what a name means within our network is nobody's business.
             raise InvalidRequest(f"{place_of(parts.geturl())} is not allowed: its address is not public")
-        if self.https_only and parts.scheme == "http" and not local:
+        if not local:
+            self._check_scheme(parts)
+
+    def _check_scheme(self, parts: SplitResult) -> None:
+        if self.https_only and parts.scheme == "http" and _host(parts) not in self.allow_hosts:
             raise InvalidRequest(f"{place_of(parts.geturl())} is not allowed: only https addresses are taken")
 
 

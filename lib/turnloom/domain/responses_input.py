@@ -5,7 +5,8 @@ hosted call (`mcp_call` and its like) brings its own result, so text behind it b
 meaning to the model, and types that are not known here, make no message.
 
 Some items carry what only the server could know, put in when they were accepted: a compaction its opened `summary`, an
-approval's answer the `call_id` that it is about, a file the `text` that was read out of it. See `hidden`.
+approval's answer the `call_id` that it is about, a list of tools the `server` as it was described when it was asked,
+a file the `text` that was read out of it. See `hidden`.
 """
 
 from __future__ import annotations
@@ -123,6 +124,7 @@ def hidden(item: Item) -> frozenset[str]:
 
 
 _HIDDEN = {
+    "mcp_list_tools": frozenset({"server"}),
     "compaction": frozenset({"summary"}),
     "mcp_approval_response": frozenset({"call_id"}),
     "reasoning": frozenset({"opened"}),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class CustomInput:
-    """The text in the arguments of one call, `{"input": "..."}`, as they come in.
+    """The text in the arguments of one call, `{"input": "..."}` as they come in, or `"..."` once they are whole.
 
     What the model writes in any other shape is taken for the text itself, once it is whole.
     """
@@ -42,5 +42,6 @@ class CustomInput:
             value = jiter.from_json(self._written.encode(), partial_mode=False if whole else "trailing-strings")
         except ValueError:
             return None
-        text = value.get("input") if isinstance(value, dict) else None
+        # A text that only begins like a JSON string is known for what it is when it has ended.
+        text = value.get("input") if isinstance(value, dict) else value if whole else None
         return text if isinstance(text, str) else None

@@ -11,13 +11,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 
 from turnloom.domain.action import Action, AwaitClient, CallTools, Finish
 from turnloom.domain.decide import decide
-from turnloom.domain.errors import Problem, ServerFault
+from turnloom.domain.errors import NotFound, Problem, ServerFault
 from turnloom.domain.event import CallStarted, Delta, Event, InferenceStarted, TurnFailed
 from turnloom.domain.turn import Call, Inference, Said, Turn, evolve
+from turnloom.engine.cancel import cancel
 from turnloom.engine.engine import Brief, Engine
 from turnloom.engine.follow import follow
 from turnloom.engine.journal import AHEAD_SECONDS, Journal
@@ -66,6 +67,19 @@ class Run:
             self.stop()
             raise
 
+    def abandon(self) -> None:
+        """End the turn for want of a reader: nobody else is to have it."""
+        if isinstance(self._store, Turns):
+            task = asyncio.create_task(self._cancel())
+            _drives.add(task)
+            task.add_done_callback(_drives.discard)
+        else:
+            self.stop()
+
+    async def _cancel(self) -> None:
+        with suppress(NotFound):
+            await cancel(self._engine, self.record)
+
     def stop(self) -> None:
         """Call the drive off; a stored turn is then taken over by the sweeper."""
         if self._drive is not None:
@@ -98,9 +112,10 @@ class Run:
 
     async def _to_the_end(self) -> None:
         try:
-            await self._drive_on()
-        except ConditionFailed:
-            await self._tell_what_others_make_of_it()
+            try:
+                await self._drive_on()
+            except ConditionFailed:
+                await self._tell_what_others_make_of_it()
         except asyncio.CancelledError:
             raise
         except Exception as failure:

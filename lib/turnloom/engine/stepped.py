@@ -117,8 +117,10 @@ async def _perform(engine: Engine, journal: Journal, brief: Brief, action: Actio
     scene = brief.scene(journal.turn, action, engine.pace.patience[1])
     async with aclosing(perform(action, scene, engine.world)) as events:
         async for event in events:
+            # That a turn has left the queue is worth a write of its own: its client may be looking.
+            leaves_queue = journal.turn.queued
             journal.note(event)
-            if journal.full:
+            if journal.full or leaves_queue:
                 await journal.flush()
 
 

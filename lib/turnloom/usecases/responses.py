@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -59,11 +59,6 @@ class ResponseRequest:
     def background(self) -> bool:
         return bool(self.settings.get("background"))
 
-    @property
-    def conversation(self) -> str | None:
-        named = self.settings.get("conversation")
-        return named["id"] if named else None
-
 
 async def create_response(services: Services, caller: Caller, asked: ResponseRequest) -> Run | Followed:
     """Start a response, or join the one that this very request started before.
@@ -73,6 +68,7 @@ async def create_response(services: Services, caller: Caller, asked: ResponseReq
     joined = await join(services, caller.owner, asked)
     if joined is not None:
         return joined
+    _check_servers(services, asked.settings)
     chain = await _chain(services, caller.owner, asked.settings)
     while True:
         asked = replace(asked, input=with_calls(chain.turns, asked.input))
@@ -141,8 +137,6 @@ async def cancel_response(services: Services, owner: str, response_id: str) -> R
 async def delete_response(services: Services, owner: str, response_id: str) -> None:
     """Remove the response with its items and log; one that is running stops. Its conversation keeps what it said."""
     record = await get_response(services, owner, response_id)
-    if record.running:
-        record = await cancel(services.engine, record)
     if not in_conversation(record) or record.turn.status != "completed":
         await services.responses.delete(record)
         return
@@ -169,6 +163,17 @@ async def _chain(services: Services, owner: str, settings: Mapping[str, Any]) ->
     if chain.conversation is not None:
         await check_unlocked(services, chain)
     return chain
+
+
+def _check_servers(services: Services, settings: Mapping[str, Any]) -> None:
+    for place, tool in enumerate(settings.get("tools", ())):
+        if tool["type"] != "mcp":
+            continue
+        try:
+            services.engine.world.tools.check(tool["server_url"])
+        except InvalidRequest as refusal:
+            param = f"tools[{place}].server_url"
+            raise InvalidRequest(refusal.message, code=refusal.code, param=param) from None
 
 
 async def _elsewhere(services: Services, owner: str, chain: Chain, asked: ResponseRequest) -> Chain:
@@ -292,7 +297,7 @@ async def _known_cursor(services: Services, owner: str, after: str) -> None:
 def rules(services: Services, settings: Mapping[str, Any], history: Sequence[Turn], items: Sequence[JSON]) -> Spec:
     """The rules of the request, with what the turns before it have brought: listed tools, calls to be allowed."""
     spec = spec_of(settings, services.limits.inferences, _tools_among(history, items))
-    servers = tuple(_known(server, history) for server in spec.servers)
+    servers = tuple(_known(server, history, items) for server in spec.servers)
     return replace(spec, servers=servers, allowed_calls=allowed_calls(history, items, spec))
 
 
@@ -307,16 +312,28 @@ def _tools_among(history: Sequence[Turn], items: Sequence[JSON]) -> list[JSON]:
     return next(lists, [])
 
 
-def _known(server: ToolServer, history: Sequence[Turn]) -> ToolServer:
+def _known(server: ToolServer, history: Sequence[Turn], items: Sequence[JSON]) -> ToolServer:
     """The server, with what an earlier response was told by the same one under the same filter."""
-    for turn in reversed(history):
-        listing = next((s for s in turn.steps if isinstance(s, Listing) and s.server == server.label), None)
-        if listing is None or listing.error is not None:
-            continue
-        asked = next((s for s in servers_of(turn.settings or {}) if s.label == server.label), None)
-        if asked is not None and (asked.endpoint, asked.allowed) == (server.endpoint, server.allowed):
-            return replace(server, listed=listing.tools)
+    for asked, tools in (*_echoed(items), *(found for turn in reversed(history) for found in _listings(turn))):
+        if (asked.label, asked.endpoint, asked.allowed) == (server.label, server.endpoint, server.allowed):
+            return replace(server, listed=tools)
     return server
+
+
+def _listings(turn: Turn) -> Iterator[tuple[ToolServer, tuple[JSON, ...]]]:
+    listed = {step.server: step.tools for step in turn.steps if isinstance(step, Listing) and step.error is None}
+    for server in servers_of(turn.settings or {}) if listed else ():
+        if server.label in listed:
+            yield server, listed[server.label]
+    yield from _echoed(turn.input)
+
+
+def _echoed(items: Sequence[JSON]) -> Iterator[tuple[ToolServer, tuple[JSON, ...]]]:
+    """Lists that a client has sent back to us, and that we know to be our own."""
+    for item in items:
+        if item["type"] == "mcp_list_tools" and "server" in item and not item.get("error"):
+            [server] = servers_of({"tools": [item["server"]]})
+            yield server, tuple(item["tools"])
 
 
 def _scope(caller: Caller, record: Record) -> ToolScope:

@@ -47,7 +47,7 @@ async def while_connected(request: Request, run: Run | Followed) -> Turn:
     try:
         await asyncio.wait({settled, leaving}, return_when=asyncio.FIRST_COMPLETED)
         if not settled.done() and isinstance(run, Run):
-            run.stop()
+            run.abandon()
         return await settled
     finally:
         leaving.cancel()

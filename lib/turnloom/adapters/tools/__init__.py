@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, assert_never
 
@@ -31,6 +32,10 @@ class ToolRunners:
         self._guard = guard
         self._clock = clock
         self._seconds = seconds
+
+    def check(self, endpoint: str) -> None:
+        """Refuse an address that no request may bring along: without TLS, or not public. Raises InvalidRequest."""
+        replace(self._guard, https_only=True).check_form(endpoint, code="invalid_value")
 
     async def call(self, source: ToolSource, arguments: Mapping[str, JSON], scope: ToolScope) -> ToolResult:
         """Run one tool. A failing tool, or one that gives nothing, is a result with `error`, never an exception."""

@@ -52,6 +52,8 @@ class References:
                 return await self._reasoning(item)
             case "compaction":
                 return self._compaction(item, path)
+            case "mcp_list_tools":
+                return await self._listing(item)
             case _:
                 return item
 
@@ -62,6 +64,18 @@ class References:
             return item if text is None else {**item, "opened": text}
         found = await self._item(item["id"]) if item.get("id") else None
         return item if found is None or found["type"] != "reasoning" else found
+
+    async def _listing(self, item: Mapping[str, Any]) -> JSON:
+        """The list with the server that gave it, if it is one of ours: then that need not be asked again."""
+        place = ids.item_place(item.get("id") or "")
+        source = place[0] if place is not None else ""
+        told = (await self._items_of(source)).get(item["id"]) if source else None
+        if told is None or told["type"] != "mcp_list_tools":
+            return item
+        tools = (record.turn.settings.get("tools", ()) for record in await self._records(source))
+        asked = (tool for listed in tools for tool in listed if tool["type"] == "mcp")
+        server = next((tool for tool in asked if tool["server_label"] == told["server_label"]), None)
+        return item if server is None else {**told, "server": server}
 
     def _compaction(self, item: Mapping[str, Any], path: str) -> JSON:
         summary = self._opened(item["encrypted_content"])

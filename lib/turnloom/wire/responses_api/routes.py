@@ -6,14 +6,14 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from fastapi import FastAPI, Request
 from fastapi.responses import Response, StreamingResponse
 
-from turnloom.domain.errors import InvalidRequest, Problem, ServerFault
-from turnloom.domain.event import Event, Gathered, InferenceStarted, TurnFailed, TurnStarted
+from turnloom.domain.errors import InvalidRequest, NotFound, Problem, ServerFault
+from turnloom.domain.event import Event, Gathered, InferenceStarted, TurnCancelled, TurnFailed, TurnStarted
 from turnloom.domain.message import JSON
 from turnloom.domain.turn import Turn
 from turnloom.engine.follow import Followed
@@ -36,6 +36,7 @@ from turnloom.wire.responses_api.pages import context_items, descending, integer
 from turnloom.wire.responses_api.references import resolved
 from turnloom.wire.responses_api.response import response_json
 from turnloom.wire.responses_api.sealing import Seal, sealer
+from turnloom.wire.responses_api.shapes import SEALED_THOUGHTS
 
 FIRST_FRAME_SECONDS = 1.0
 """How long the first frame waits for the upstream's verdict, which may still become an HTTP error."""
@@ -62,6 +63,15 @@ async def create_openai_response(request: Request, services: Home, owner: Owner)
     wanted = await _wanted(services, owner, asked, key=key, fingerprint=hashlib.sha256(body).hexdigest())
     run = await responses.create_response(services, Caller(owner, asked.secrets), wanted)
     view = View(alias, sealer(services, owner), asked.include_obfuscation)
+    try:
+        return await _answer(request, asked, run, view)
+    except Problem:
+        # The client was told of no response that it could come back to: the key is free for another try.
+        await responses.give_up(services, run.record, wanted)
+        raise
+
+
+async def _answer(request: Request, asked: CreateRequest, run: Run | Followed, view: View) -> Response:
     if asked.stream:
         early = await _until_spoken(run)
         return _stream(_frames(view, run, early, stop=not asked.store))
@@ -83,9 +93,16 @@ async def get_openai_response(
     view = View(_is_alias(request), sealer(services, owner), obfuscation)
     record = await responses.get_response(services, owner, response_id)
     if not stream:
-        return JSONAnswer(view.response(record.turn))
+        included = [*request.query_params.getlist("include"), *request.query_params.getlist("include[]")]
+        return JSONAnswer(view.response(_with_thoughts(record.turn) if SEALED_THOUGHTS in included else record.turn))
     after = integer("starting_after", starting_after, least=0) if starting_after is not None else -1
     return _stream(_frames(view, Followed(services.engine, record), [], after=after))
+
+
+def _with_thoughts(turn: Turn) -> Turn:
+    """The turn as if its request had asked for sealed reasoning."""
+    settings = dict(turn.settings or {})
+    return replace(turn, settings={**settings, "include": [*settings.get("include", ()), SEALED_THOUGHTS]})
 
 
 async def list_openai_responses(request: Request, services: Home, owner: Owner) -> JSONAnswer:
@@ -221,13 +238,18 @@ async def _frames(
             for data in encoder.encode(event):
                 if data["sequence_number"] > after:
                     yield sse.frame(data, data["type"])
-        if not view.alias:
-            yield sse.DONE
+    except NotFound:
+        # Deleted while it ran: as cancelled as a response can be.
+        for data in encoder.encode(TurnCancelled(0)):
+            yield sse.frame(data, data["type"])
     except Problem:
         yield sse.RECONNECT
+        return
     finally:
         if stop and isinstance(told, Run):
-            told.stop()
+            told.abandon()
+    if not view.alias:
+        yield sse.DONE
 
 
 async def _events(told: Run | Followed, early: list[Event]) -> AsyncIterator[Event]:
