@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from turnloom.domain import ids
-from turnloom.domain.errors import Busy, InvalidRequest
+from turnloom.domain.errors import Busy, InvalidRequest, NotFound
 from turnloom.domain.layout import without
 from turnloom.domain.turn import Turn
 from turnloom.engine.takeover import take_over
@@ -88,6 +88,15 @@ async def ancestors(services: Services, owner: str, response_id: str) -> tuple[l
     )
     found |= {record.turn.id: record for records in earlier for record in records}
     return _walked_back(found, response_id), branch[-1].turn.id == response_id
+
+
+async def get_response(services: Services, owner: str, response_id: str) -> Record:
+    """The stored response in whatever state it is."""
+    place = place_of(owner, response_id)
+    record = await services.responses.load(place) if place else None
+    if record is None or record.turn.id != response_id or record.hidden:
+        raise NotFound("response", response_id)
+    return record
 
 
 def shown_turns(records: Sequence[Record]) -> tuple[Turn, ...]:

@@ -14,7 +14,8 @@ from turnloom.engine.compact import summed_up, tokens
 from turnloom.engine.offer import offer
 from turnloom.ports import ModelRequest
 from turnloom.usecases.approvals import with_calls
-from turnloom.usecases.responses import ResponseRequest, rules, standing
+from turnloom.usecases.response_rules import rules
+from turnloom.usecases.responses import ResponseRequest, standing
 from turnloom.usecases.services import Services
 
 

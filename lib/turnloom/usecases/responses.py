@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from turnloom.domain import ids
-from turnloom.domain.errors import Busy, InvalidRequest, NotFound
+from turnloom.domain.errors import InvalidRequest, NotFound
 from turnloom.domain.event import TurnStarted
-from turnloom.domain.message import JSON, Spec, ToolServer
+from turnloom.domain.message import JSON
 from turnloom.domain.responses_input import RESPONSES, check_calls
-from turnloom.domain.turn import Listing, Turn
+from turnloom.domain.turn import Turn
 from turnloom.engine.cancel import cancel
 from turnloom.engine.engine import Brief
 from turnloom.engine.follow import Followed
@@ -20,7 +20,7 @@ from turnloom.engine.inline import Run
 from turnloom.ports import ConditionFailed, ToolScope
 from turnloom.store.claims import Claim
 from turnloom.store.turns import Place, Record, Unstored
-from turnloom.usecases.approvals import allowed_calls, with_calls
+from turnloom.usecases.approvals import with_calls
 from turnloom.usecases.callers import Caller, sealed, unsealed
 from turnloom.usecases.chains import (
     Chain,
@@ -30,16 +30,14 @@ from turnloom.usecases.chains import (
     conversation_before,
     conversation_chain,
     forked,
+    get_response,
     in_conversation,
-    place_of,
 )
 from turnloom.usecases.conversations import get_conversation
 from turnloom.usecases.disposal import DAY
-from turnloom.usecases.response_spec import servers_of, spec_of
+from turnloom.usecases.idempotency import give_up, join, stake
+from turnloom.usecases.response_rules import rules
 from turnloom.usecases.services import Services
-
-JOIN_SECONDS = 3.0
-"""How long to wait for a response that another request with the same key is about to store."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +57,17 @@ class ResponseRequest:
     def background(self) -> bool:
         return bool(self.settings.get("background"))
 
+    def claim(self, response_id: str) -> Claim | None:
+        """What the key of the request stands for, if it has one."""
+        return None if self.key is None else Claim(self.key, response_id, self.fingerprint, stored=self.store)
+
 
 async def create_response(services: Services, caller: Caller, asked: ResponseRequest) -> Run | Followed:
     """Start a response, or join the one that this very request started before.
 
     Raises InvalidRequest, NotFound, Busy before anything is stored or paid for.
     """
-    joined = await join(services, caller.owner, asked)
+    joined = await join(services, caller.owner, asked.key, asked.fingerprint)
     if joined is not None:
         return joined
     _check_servers(services, asked.settings)
@@ -75,27 +77,19 @@ async def create_response(services: Services, caller: Caller, asked: ResponseReq
         spec = rules(services, asked.settings, chain.turns, asked.input)
         check_calls(chain.turns, asked.input)
         record = _opening(services, caller, chain, asked)
-        earlier = await stake(services, record, asked)
+        claim = asked.claim(record.turn.id)
+        earlier = await stake(services, caller.owner, claim)
         if earlier is not None:
             return earlier
         try:
             brief = Brief(spec, chain.turns, RESPONSES, _scope(caller, record))
             return await _begun(services, record, brief, asked)
         except ConditionFailed:
-            await give_up(services, record, asked)
+            await give_up(services, caller.owner, claim)
             chain = await _elsewhere(services, caller.owner, chain, asked)
         except BaseException:
-            await give_up(services, record, asked)
+            await give_up(services, caller.owner, claim)
             raise
-
-
-async def get_response(services: Services, owner: str, response_id: str) -> Record:
-    """The stored response in whatever state it is."""
-    place = place_of(owner, response_id)
-    record = await services.responses.load(place) if place else None
-    if record is None or record.turn.id != response_id or record.hidden:
-        raise NotFound("response", response_id)
-    return record
 
 
 async def list_responses(
@@ -210,7 +204,7 @@ async def _begun(services: Services, record: Record, brief: Brief, asked: Respon
         return Followed(services.engine, record)
     run = Run(services.engine, store, record, brief)
     if not asked.store and asked.key is not None:
-        run.afterwards(partial(give_up, services, record, asked))
+        run.afterwards(partial(give_up, services, record.place.owner, asked.claim(record.turn.id)))
     await run.start(store.open(record))
     return run
 
@@ -238,102 +232,11 @@ def _opening(services: Services, caller: Caller, chain: Chain, asked: ResponseRe
     return record.with_events([TurnStarted(now, tuple(asked.input), asked.settings)])
 
 
-# --- idempotency
-
-
-async def join(services: Services, owner: str, asked: ResponseRequest) -> Followed | None:
-    """The response that this request began before, if it has a key and did. Raises InvalidRequest or Busy."""
-    earlier = await services.claims.get(owner, asked.key) if asked.key is not None else None
-    return None if earlier is None else await _joined(services, owner, earlier, asked)
-
-
-async def stake(services: Services, record: Record, asked: ResponseRequest) -> Followed | None:
-    """Let the key stand for this response, or join the one that another request has just begun with it."""
-    if asked.key is None:
-        return None
-    owner = record.place.owner
-    claim = Claim(asked.key, record.turn.id, asked.fingerprint, stored=asked.store)
-    while (earlier := await services.claims.stake(owner, claim, services.clock.now())) is not None:
-        joined = await _joined(services, owner, earlier, asked)
-        if joined is not None:
-            return joined
-    return None
-
-
-async def give_up(services: Services, record: Record, asked: ResponseRequest) -> None:
-    """Free the key if it stands for this response, which did not come to be, or is gone."""
-    if asked.key is not None:
-        await services.claims.drop(record.place.owner, asked.key, record.turn.id)
-
-
-async def _joined(services: Services, owner: str, earlier: Claim, asked: ResponseRequest) -> Followed | None:
-    """The response of an earlier request with the key; None, and the key is free, when it did not come to be."""
-    if earlier.fingerprint != asked.fingerprint:
-        message = "This idempotency key was used with another request."
-        raise InvalidRequest(message, code="idempotency_key_reused")
-    if not earlier.stored:
-        message = "A request with this idempotency key is being answered."
-        raise Busy(message, code="idempotency_key_in_use", extra={"retry_after": 2})
-    deadline = services.clock.now() + int(JOIN_SECONDS * 1e6)
-    while services.clock.now() < deadline:
-        try:
-            return Followed(services.engine, await get_response(services, owner, earlier.response_id))
-        except NotFound:
-            await services.clock.sleep(0.1)
-    await services.claims.drop(owner, earlier.key, earlier.response_id)
-    return None
-
-
 async def _known_cursor(services: Services, owner: str, after: str) -> None:
     try:
         await get_response(services, owner, after)
     except NotFound:
         raise InvalidRequest(f"No response '{after}' to list after", code="invalid_value", param="after") from None
-
-
-# --- rules
-
-
-def rules(services: Services, settings: Mapping[str, Any], history: Sequence[Turn], items: Sequence[JSON]) -> Spec:
-    """The rules of the request, with what the turns before it have brought: listed tools, calls to be allowed."""
-    spec = spec_of(settings, services.limits.inferences, _tools_among(history, items))
-    servers = tuple(_known(server, history, items) for server in spec.servers)
-    return replace(spec, servers=servers, allowed_calls=allowed_calls(history, items, spec))
-
-
-def _tools_among(history: Sequence[Turn], items: Sequence[JSON]) -> list[JSON]:
-    """The tools that came as items, as Codex sends them to some models; the newest list counts."""
-    lists = (
-        item["tools"]
-        for given in (items, *(turn.input for turn in reversed(history)))
-        for item in given[::-1]
-        if item["type"] == "additional_tools"
-    )
-    return next(lists, [])
-
-
-def _known(server: ToolServer, history: Sequence[Turn], items: Sequence[JSON]) -> ToolServer:
-    """The server, with what an earlier response was told by the same one under the same filter."""
-    for asked, tools in (*_echoed(items), *(found for turn in reversed(history) for found in _listings(turn))):
-        if (asked.label, asked.endpoint, asked.allowed) == (server.label, server.endpoint, server.allowed):
-            return replace(server, listed=tools)
-    return server
-
-
-def _listings(turn: Turn) -> Iterator[tuple[ToolServer, tuple[JSON, ...]]]:
-    listed = {step.server: step.tools for step in turn.steps if isinstance(step, Listing) and step.error is None}
-    for server in servers_of(turn.settings or {}) if listed else ():
-        if server.label in listed:
-            yield server, listed[server.label]
-    yield from _echoed(turn.input)
-
-
-def _echoed(items: Sequence[JSON]) -> Iterator[tuple[ToolServer, tuple[JSON, ...]]]:
-    """Lists that a client has sent back to us, and that we know to be our own."""
-    for item in items:
-        if item["type"] == "mcp_list_tools" and "server" in item and not item.get("error"):
-            [server] = servers_of({"tools": [item["server"]]})
-            yield server, tuple(item["tools"])
 
 
 def _scope(caller: Caller, record: Record) -> ToolScope:

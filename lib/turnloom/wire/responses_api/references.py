@@ -9,8 +9,8 @@ from turnloom.domain import ids
 from turnloom.domain.errors import InvalidRequest, NotFound
 from turnloom.domain.message import JSON
 from turnloom.ports import Unreadable
+from turnloom.usecases.chains import get_response
 from turnloom.usecases.conversations import conversation_records
-from turnloom.usecases.responses import get_response
 from turnloom.usecases.services import Services
 from turnloom.wire.responses_api.items import Item
 from turnloom.wire.responses_api.pages import record_items

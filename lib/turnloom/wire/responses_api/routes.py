@@ -21,6 +21,8 @@ from turnloom.engine.inline import Run
 from turnloom.usecases import contexts, responses
 from turnloom.usecases.attachments import prepared
 from turnloom.usecases.callers import Caller
+from turnloom.usecases.chains import get_response
+from turnloom.usecases.idempotency import give_up
 from turnloom.usecases.responses import ResponseRequest
 from turnloom.usecases.services import Services
 from turnloom.wire import sse
@@ -67,7 +69,7 @@ async def create_openai_response(request: Request, services: Home, owner: Owner)
         return await _answer(request, asked, run, view)
     except Problem:
         # The client was told of no response that it could come back to: the key is free for another try.
-        await responses.give_up(services, run.record, wanted)
+        await give_up(services, owner, wanted.claim(run.record.turn.id))
         raise
 
 
@@ -91,7 +93,7 @@ async def get_openai_response(
     stream = _flag(request, "stream", default=False)
     obfuscation = _flag(request, "include_obfuscation", default=True)
     view = View(_is_alias(request), sealer(services, owner), obfuscation)
-    record = await responses.get_response(services, owner, response_id)
+    record = await get_response(services, owner, response_id)
     if not stream:
         included = [*request.query_params.getlist("include"), *request.query_params.getlist("include[]")]
         return JSONAnswer(view.response(_with_thoughts(record.turn) if SEALED_THOUGHTS in included else record.turn))

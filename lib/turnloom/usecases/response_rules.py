@@ -1,0 +1,55 @@
+"""The rules of a response in its context: what the turns before it, and the items it was given, bring to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from turnloom.domain.message import JSON, Spec, ToolServer
+from turnloom.domain.turn import Listing, Turn
+from turnloom.usecases.approvals import allowed_calls
+from turnloom.usecases.response_spec import servers_of, spec_of
+from turnloom.usecases.services import Services
+
+
+def rules(services: Services, settings: Mapping[str, Any], history: Sequence[Turn], items: Sequence[JSON]) -> Spec:
+    """The rules of the request, with what the turns before it have brought: listed tools, calls to be allowed."""
+    spec = spec_of(settings, services.limits.inferences, _tools_among(history, items))
+    servers = tuple(_known(server, history, items) for server in spec.servers)
+    return replace(spec, servers=servers, allowed_calls=allowed_calls(history, items, spec))
+
+
+def _tools_among(history: Sequence[Turn], items: Sequence[JSON]) -> list[JSON]:
+    """The tools that came as items, as Codex sends them to some models; the newest list counts."""
+    lists = (
+        item["tools"]
+        for given in (items, *(turn.input for turn in reversed(history)))
+        for item in given[::-1]
+        if item["type"] == "additional_tools"
+    )
+    return next(lists, [])
+
+
+def _known(server: ToolServer, history: Sequence[Turn], items: Sequence[JSON]) -> ToolServer:
+    """The server, with what an earlier response was told by the same one under the same filter."""
+    for asked, tools in (*_echoed(items), *(found for turn in reversed(history) for found in _listings(turn))):
+        if (asked.label, asked.endpoint, asked.allowed) == (server.label, server.endpoint, server.allowed):
+            return replace(server, listed=tools)
+    return server
+
+
+def _listings(turn: Turn) -> Iterator[tuple[ToolServer, tuple[JSON, ...]]]:
+    listed = {step.server: step.tools for step in turn.steps if isinstance(step, Listing) and step.error is None}
+    for server in servers_of(turn.settings or {}) if listed else ():
+        if server.label in listed:
+            yield server, listed[server.label]
+    yield from _echoed(turn.input)
+
+
+def _echoed(items: Sequence[JSON]) -> Iterator[tuple[ToolServer, tuple[JSON, ...]]]:
+    """Lists that a client has sent back to us, and that we know to be our own."""
+    for item in items:
+        if item["type"] == "mcp_list_tools" and "server" in item and not item.get("error"):
+            [server] = servers_of({"tools": [item["server"]]})
+            yield server, tuple(item["tools"])
