@@ -7,7 +7,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 
-from turnloom.domain.errors import NotFound
+from turnloom.domain.errors import CallerError, NotFound
 from turnloom.domain.layout import item_positions
 from turnloom.domain.message import JSON
 from turnloom.store.conversations import Conversation
@@ -105,7 +105,12 @@ async def _whole(
     services: Services, owner: str, items: Sequence[Any], conversation_id: str | None = None
 ) -> Sequence[JSON]:
     """The items with everything that they refer to, as they are stored."""
-    return await prepared(services, await resolved(services, owner, items, conversation_id))
+    try:
+        return await prepared(services, await resolved(services, owner, items, conversation_id))
+    except CallerError as problem:
+        # By the name that the items have in this body.
+        problem.param = problem.param.replace("input", "items", 1) if problem.param else None
+        raise
 
 
 async def _items(services: Services, owner: str, conversation_id: str) -> list[Item]:
