@@ -268,16 +268,19 @@ def _noted(items: Sequence[Item]) -> _Notes:
 
 @lru_cache(maxsize=4096)
 def _noted_of(turn: Turn) -> _Notes:
-    """The notes of a turn of the history, remembered: each new turn of a chain asks for them again."""
+    """The notes of a turn of the history, remembered: each new turn of a chain asks for them again.
+
+    A call that the model did not finish may be answered, but need not be.
+    """
     given = _noted(turn.input)
-    made = tuple(call.call_id for call in _client_calls(turn))
-    return _Notes(given.known + made, given.due + made, given.answered)
+    inferences = [step for step in turn.steps if isinstance(step, Inference)]
+    made = tuple(_clients(call for inference in inferences for call in inference.calls))
+    whole = tuple(_clients(call for inference in inferences for call in inference.whole_calls))
+    return _Notes(given.known + made, given.due + whole, given.answered)
 
 
-def _client_calls(turn: Turn) -> Iterator[Call]:
-    """The client's calls that the model finished writing."""
-    for inference in (step for step in turn.steps if isinstance(step, Inference)):
-        yield from (call for call in inference.whole_calls if call.runner == "client")
+def _clients(calls: Iterable[Call]) -> Iterator[str]:
+    return (call.call_id for call in calls if call.runner == "client")
 
 
 def _mismatch(message: str) -> None:

@@ -52,10 +52,13 @@ async def _no_route(request: Any, _failure: Exception) -> JSONResponse:
     path, trace = request.url.path, uuid.uuid4().hex
     message = f"Route '{request.method} {path}' not found"
     alias = path.startswith("/v1/openai/")
+    told = responses_envelope("route_not_found", message, None, alias=alias)
     if path.startswith(("/v1/responses", "/v1/openai/v1/responses", "/v1/conversations")):
-        body = responses_envelope("route_not_found", message, None, alias=alias)
+        body = told
     else:
+        # Whose client asks cannot be seen from a path that is nobody's: both find what they look for.
         body = agents_envelope("route_not_found", message)
+        body["error"] = {**told["error"], **body["error"]}
     return JSONResponse(body, 404, {"x-trace-id": trace, "x-request-id": f"req_{trace}"})
 
 

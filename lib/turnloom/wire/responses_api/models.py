@@ -275,9 +275,12 @@ def _refuse_unbuilt(given: Mapping[str, Any]) -> None:
 
 
 def _blocks(moderation: JSON) -> bool:
-    policy = moderation.get("policy") if isinstance(moderation, dict) else None
-    sides = policy.values() if isinstance(policy, dict) else ()
-    return any(isinstance(side, dict) and side.get("mode") == "block" for side in sides)
+    """Whether anything in it is to be blocked, wherever the mode is said."""
+    if isinstance(moderation, list):
+        return any(map(_blocks, moderation))
+    if not isinstance(moderation, dict):
+        return False
+    return moderation.get("mode") == "block" or any(map(_blocks, moderation.values()))
 
 
 def _conversation(given: Mapping[str, Any]) -> str | None:
