@@ -227,9 +227,14 @@ async def test_a_json_rpc_error_with_an_error_status_is_one_of_the_protocol(
 
 
 async def test_an_empty_result_is_an_error(modern: McpServer, tools: ToolRunners) -> None:
-    result = await tools.call(source(modern, "nothing"), {}, SCOPE)
+    result = await tools.call(source(modern, "nothing"), {}, ToolScope("owner", session="s"))
     assert failure(result) == ("tool", 1)
     assert "empty" in result.content
+
+
+async def test_an_empty_result_is_what_a_response_shows(tools: ToolRunners, modern: McpServer) -> None:
+    result = await tools.call(source(modern, "nothing"), {}, SCOPE)
+    assert (result.content, result.error) == ("", None)
 
 
 async def test_a_tool_that_does_not_answer_in_time_is_an_error(server: McpServer) -> None:

@@ -184,9 +184,28 @@ def test_a_call_that_goes_on_behind_text_is_the_upstreams_fault() -> None:
         events_of(reader(), CallChunk(0, "c", "f", "{"), TextChunk("Well."), CallChunk(0, arguments="}"))
 
 
-def test_fragments_of_two_calls_that_are_mixed_up_are_the_upstreams_fault() -> None:
+def test_fragments_of_two_calls_that_come_mixed_are_told_one_call_after_the_other() -> None:
+    pieces = [
+        CallChunk(0, "c", "f"),
+        CallChunk(1, "d", "f"),
+        CallChunk(0, arguments='{"a"'),
+        CallChunk(1, arguments='{"b"'),
+    ]
+    pieces += [CallChunk(0, arguments=": 1}"), CallChunk(1, arguments=": 2}")]
+    told = events_of(reader(), *pieces)
+    assert [event.call_id if isinstance(event, CallStarted) else event.text for event in told] == [
+        "c",
+        '{"a"',
+        ": 1}",
+        "d",
+        '{"b"',
+        ": 2}",
+    ]
+
+
+def test_a_whole_call_that_goes_on_behind_the_next_is_the_upstreams_fault() -> None:
     with pytest.raises(UpstreamBroken):
-        events_of(reader(), CallChunk(0, "c", "f", "{"), CallChunk(1, "d", "f", "{"), CallChunk(0, arguments="}"))
+        events_of(reader(), CallChunk(0, "c", "f", "{}"), CallChunk(1, "d", "f", "{"), CallChunk(0, arguments="}"))
 
 
 def test_a_call_without_a_name_is_the_upstreams_fault() -> None:

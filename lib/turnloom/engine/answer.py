@@ -1,11 +1,13 @@
 """Reading a model's answer: chunks as the upstream cuts them, events as a turn needs them.
 
 Every call gets an id that is distinct among all that the model has seen, and is opened only when its name is known, so
-that it never changes its kind. The upstream writes one call after the other; a fragment for an earlier one is an error.
+that it never changes its kind. Calls are told one after the other; fragments of a later one wait until the earlier
+one is whole.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Set
 from dataclasses import dataclass, field
 
@@ -34,40 +36,72 @@ class AnswerReader:
     characters: int = 0
     _custom: CustomInput | None = None
     _open_index: int | None = None
+    _written: str = ""
+    _named_yet: bool = False
+    _waiting: dict[int, list[CallChunk]] = field(default_factory=dict)
     _seen: list[int] = field(default_factory=list)
     _unnamed: list[CallChunk] = field(default_factory=list)
     _named: set[str] = field(default_factory=set)
 
     def text(self, chunk: TextChunk) -> Iterator[CallStarted | Delta]:
-        """The text, behind which the current call, if any, cannot go on."""
+        """The text, behind which the calls so far cannot go on."""
         yield from self.close()
         self._open_index = None
         self.characters += len(chunk.text)
         yield Delta(chunk.block, chunk.text, chunk.logprobs)
 
     def call(self, chunk: CallChunk) -> Iterator[CallStarted | Delta]:
+        """What the fragment adds to its call; of several that come mixed, the later ones wait for the earlier."""
         self.characters += len(chunk.arguments)
-        if chunk.index not in self._seen:
-            yield from self.close()
-            self._seen.append(chunk.index)
-            self._open_index = chunk.index
-            self._unnamed = [chunk]
-        elif chunk.index != self._open_index:
-            raise UpstreamBroken("The model endpoint mixed up the fragments of its tool calls.")
-        elif self._unnamed:
+        if chunk.index == self._open_index:
+            yield from self._go_on(chunk)
+        elif chunk.index not in self._seen:
+            self._waiting.setdefault(chunk.index, []).append(chunk)
+        elif chunk.name or chunk.arguments.strip():
+            raise UpstreamBroken("The model endpoint went on with a tool call that was whole.")
+        while self._waiting and (self._open_index is None or self._is_whole()):
+            yield from self._next()
+
+    def close(self) -> Iterator[CallStarted | Delta]:
+        """Say that all calls are whole. Raises UpstreamBroken when the name of one never came."""
+        yield from self._end()
+        while self._waiting:
+            yield from self._next()
+        yield from self._end()
+
+    def _next(self) -> Iterator[CallStarted | Delta]:
+        yield from self._end()
+        index = next(iter(self._waiting))
+        self._open_index, self._written = index, ""
+        self._seen.append(index)
+        for chunk in self._waiting.pop(index):
+            yield from self._go_on(chunk)
+
+    def _go_on(self, chunk: CallChunk) -> Iterator[CallStarted | Delta]:
+        self._written += chunk.arguments
+        if not self._named_yet:
             self._unnamed.append(chunk)
+            if name := "".join(fragment.name for fragment in self._unnamed):
+                self._named_yet = True
+                yield from self._open(name)
         elif self._counts:
             yield from self._argue(chunk.arguments)
-        if name := "".join(fragment.name for fragment in self._unnamed):
-            yield from self._open(name)
 
-    def close(self) -> Iterator[Delta]:
-        """Say that the current call, if any, is whole. Raises UpstreamBroken when its name never came."""
+    def _end(self) -> Iterator[Delta]:
         if self._unnamed:
             raise UpstreamBroken("The model endpoint sent a tool call without a name.")
+        self._named_yet = False
         custom, self._custom = self._custom, None
         if custom is not None and (rest := custom.rest()):
             yield Delta("arguments", rest)
+
+    def _is_whole(self) -> bool:
+        """Whether the arguments of the current call need nothing more."""
+        try:
+            json.loads(self._written)
+        except ValueError:
+            return False
+        return True
 
     def _argue(self, arguments: str) -> Iterator[Delta]:
         text = self._custom.take(arguments) if self._custom is not None else arguments

@@ -33,13 +33,19 @@ _drives: set[asyncio.Task[None]] = set()
 
 
 class Run:
-    """A turn being driven here, and its events as they may be told. One reader at most."""
+    """A turn being driven here, and its events as they may be told. One reader at most.
 
-    def __init__(self, engine: Engine, store: Turns | Unstored, record: Record, brief: Brief) -> None:
+    `waits` says that the reader only wants the whole, so that the upstream may take its time.
+    """
+
+    def __init__(
+        self, engine: Engine, store: Turns | Unstored, record: Record, brief: Brief, *, waits: bool = False
+    ) -> None:
         self.record = record
         self.brief = brief
         self.problem: Problem | None = None
         self._engine = engine
+        self._patience = engine.pace.patience[1 if waits else 0]
         self._store = store
         self._journal = Journal(store, record, engine.world.clock, AHEAD_SECONDS, engine.pace.lease)
         self._held: list[Event] = []
@@ -180,7 +186,7 @@ class Run:
                 await self._take(event)
 
     def _scene(self, action: Action) -> Scene:
-        return self.brief.scene(self._journal.turn, action, self._engine.pace.patience[0])
+        return self.brief.scene(self._journal.turn, action, self._patience)
 
     async def _take(self, event: Event) -> None:
         ahead = _may_run_ahead(self._journal.turn, event)

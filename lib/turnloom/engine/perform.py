@@ -80,7 +80,7 @@ async def _call_model(action: CallModel, scene: Scene, world: World, stamp: Stam
                 case Finished():
                     for event in reader.close():
                         yield event
-                    usage = chunk.usage or Usage(estimate(request), reader.characters // CHARACTERS_PER_TOKEN)
+                    usage = chunk.usage or Usage(estimate(request), -(-reader.characters // CHARACTERS_PER_TOKEN))
                     yield InferenceCompleted(stamp(), chunk.reason, usage)
                 case _:
                     assert_never(chunk)

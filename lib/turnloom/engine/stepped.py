@@ -58,7 +58,7 @@ async def call_tool(engine: Engine, state: State, call_id: str) -> None:
     if brief is None:
         return
     action = CallTools((call_id,))
-    scene = brief.scene(record.turn, action, engine.pace.patience[1])
+    scene = brief.scene(record.turn, action, engine.pace.patience[2])
     async with aclosing(perform(action, scene, engine.world)) as events:
         async for event in events:
             record = await _append_among_others(engine, record, event, call_id)
@@ -114,7 +114,7 @@ async def _act_or_fail(engine: Engine, journal: Journal, brief: Brief, action: A
 
 
 async def _perform(engine: Engine, journal: Journal, brief: Brief, action: Action) -> None:
-    scene = brief.scene(journal.turn, action, engine.pace.patience[1])
+    scene = brief.scene(journal.turn, action, engine.pace.patience[2])
     async with aclosing(perform(action, scene, engine.world)) as events:
         async for event in events:
             # That a turn has left the queue is worth a write of its own: its client may be looking.

@@ -34,7 +34,9 @@ def allowed_calls(history: Sequence[Turn], items: Sequence[Mapping[str, Any]], s
 
     Raises InvalidRequest when a call's server is not among the tools again: its secrets were not kept.
     """
-    approved = [i["approval_request_id"] for i in items if i["type"] == "mcp_approval_response" and i["approve"]]
+    answers = [item for item in items if item["type"] == "mcp_approval_response"]
+    denied = {answer["approval_request_id"] for answer in answers if not answer["approve"]}
+    approved = [answer["approval_request_id"] for answer in answers if answer["approval_request_id"] not in denied]
     if not approved:
         return ()
     asked = {call.request: call for call in (*_asked(history), *_asked_in(items))}

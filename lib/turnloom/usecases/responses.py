@@ -52,6 +52,7 @@ class ResponseRequest:
     store: bool = True
     key: str | None = None
     fingerprint: str = ""
+    stream: bool = False
 
     @property
     def background(self) -> bool:
@@ -202,7 +203,7 @@ async def _begun(services: Services, record: Record, brief: Brief, asked: Respon
         await store.open(record)
         await services.engine.hand_over(f"{record.turn.id}-0-0", record, brief.spec)
         return Followed(services.engine, record)
-    run = Run(services.engine, store, record, brief)
+    run = Run(services.engine, store, record, brief, waits=not asked.stream)
     if not asked.store and asked.key is not None:
         run.afterwards(partial(give_up, services, record.place.owner, asked.claim(record.turn.id)))
     await run.start(store.open(record))

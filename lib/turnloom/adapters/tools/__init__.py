@@ -38,7 +38,7 @@ class ToolRunners:
         replace(self._guard, https_only=True).check_form(endpoint, code="invalid_value")
 
     async def call(self, source: ToolSource, arguments: Mapping[str, JSON], scope: ToolScope) -> ToolResult:
-        """Run one tool. A failing tool, or one that gives nothing, is a result with `error`, never an exception."""
+        """Run one tool. One that fails, or an agent's that gives nothing, is a result with `error`, no exception."""
         try:
             async with asyncio.timeout(self._seconds):
                 result = await self._run(source, {**arguments, **source.args}, scope)
@@ -50,7 +50,9 @@ class ToolRunners:
             # By its type alone, as its words are not ours and may quote a header.
             _log.warning("The %s tool %s raised %s", source.kind, source.name, type(failure).__name__)
             return _failed(ToolError("tool", f"'{source.name}' failed: {type(failure).__name__}."))
-        if result.error is None and _empty(result.content):
+        # A response, which has no session, shows an MCP server's empty result as what it is.
+        nothing = scope.session is not None or source.kind != "mcp"
+        if result.error is None and nothing and _empty(result.content):
             return _failed(ToolError("tool", f"'{source.name}' gave an empty result."))
         return result
 

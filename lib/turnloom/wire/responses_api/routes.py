@@ -276,7 +276,8 @@ async def _wanted(
 ) -> ResponseRequest:
     """The request with everything that its items refer to."""
     items = await resolved(services, owner, asked.input, asked.conversation)
-    return ResponseRequest(await prepared(services, items), asked.settings, asked.store, key, fingerprint)
+    files = await prepared(services, items)
+    return ResponseRequest(files, asked.settings, asked.store, key, fingerprint, asked.stream)
 
 
 def _flag(request: Request, name: str, *, default: bool) -> bool:
