@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from tests.conftest import House
+from turnloom.adapters.blobs import FolderBlobs
+from turnloom.domain.errors import ServerFault
 from turnloom.domain.event import (
     Delta,
     Event,
@@ -17,6 +21,7 @@ from turnloom.domain.event import (
     TurnStarted,
 )
 from turnloom.domain.turn import Turn
+from turnloom.engine.engine import Brief
 from turnloom.engine.takeover import MOST_LOST_DRIVERS, sweep, take_over
 from turnloom.ports import ConditionFailed
 from turnloom.store.turns import Place, Record, Turns
@@ -89,6 +94,90 @@ async def test_what_a_row_cannot_hold_goes_to_a_blob_and_leaves_with_the_turn(ho
     assert done.blob is not None and await blobs.get(done.blob) is not None
     await turns.delete(done)
     assert await blobs.get(done.blob) is None
+
+
+async def test_of_two_writers_of_one_version_the_loser_leaves_the_winners_blob_alone(house: House) -> None:
+    turns = house.services.turns
+    await turns.open(opened(house, text="x" * 1_000_000))
+    loaded = await turns.load(PLACE)
+    assert loaded is not None
+    won = await turns.settle(loaded.with_events([*said(house, "Hi"), TurnCompleted(house.clock.now())]))
+    with pytest.raises(ConditionFailed):
+        await turns.settle(loaded.with_events([*said(house, "Ho"), TurnCompleted(house.clock.now())]))
+    found = await turns.load(PLACE)
+    assert found is not None and found.events == won.events
+
+
+async def test_a_turn_that_was_not_opened_leaves_no_blob(house: House, tmp_path: Path) -> None:
+    turns = house.services.turns
+    await turns.open(opened(house))
+    with pytest.raises(ConditionFailed):
+        await turns.open(opened(house, text="x" * 1_000_000))
+    assert list((tmp_path / "blobs").glob("*")) == []
+
+
+class ReplacedBlobs(FolderBlobs):
+    """Blobs that someone replaces, once, at the very moment they are asked for."""
+
+    replaced: Callable[[], Awaitable[object]] | None = None
+
+    async def get(self, key: str) -> bytes | None:
+        if (replaced := self.replaced) is not None:
+            self.replaced = None
+            await replaced()
+        return await super().get(key)
+
+
+async def test_who_reads_a_row_whose_blob_is_just_replaced_gets_the_new_one(house: House, tmp_path: Path) -> None:
+    blobs = ReplacedBlobs(tmp_path / "blobs")
+    turns = house.services.turns
+    turns._blobs = blobs
+    record = opened(house, text="x" * 1_000_000)
+    await turns.open(record)
+    record = (await turns.load(PLACE)) or record
+    done = record.with_events([*said(house, "Hi"), TurnCompleted(house.clock.now())])
+    blobs.replaced = lambda: turns.settle(done)
+    found = await turns.load(PLACE)
+    assert found is not None and found.events == done.events
+    blobs.replaced = lambda: turns.wipe(found)
+    assert await turns.thread("me", "thread") == []
+
+
+async def test_a_blob_that_is_gone_is_an_error_and_no_empty_turn(house: House) -> None:
+    turns = house.services.turns
+    await turns.open(opened(house, text="x" * 1_000_000))
+    loaded = await turns.load(PLACE)
+    assert loaded is not None and loaded.blob is not None
+    await turns._blobs.delete(loaded.blob)
+    with pytest.raises(ServerFault):
+        await turns.load(PLACE)
+
+
+async def test_what_was_written_meanwhile_is_deleted_only_by_who_wants_it_gone_whatever_it_is(house: House) -> None:
+    turns = house.services.turns
+    record = opened(house)
+    await turns.open(record)
+    done = await turns.settle(record.with_events([*said(house, "Hi"), TurnCompleted(house.clock.now())]))
+    with pytest.raises(ConditionFailed):
+        await turns.delete(record)
+    found = await turns.load(PLACE)
+    assert found is not None and found.events == done.events
+    await turns.wipe(record)
+    assert await turns.load(PLACE) is None
+    await turns.wipe(record)
+
+
+async def test_one_turn_that_cannot_be_taken_over_does_not_keep_the_sweeper_from_the_others(house: House) -> None:
+    for ordinal in range(3):
+        await house.services.turns.open(replace(opened(house, ordinal)))
+
+    async def brief(record: Record) -> Brief:
+        raise KeyError(record.turn.id) if record.place.ordinal == 0 else ServerFault("It has no rules any more.")
+
+    house.clock.advance(31)
+    assert await sweep(replace(house.engine, brief=brief)) == 3
+    found = await house.services.turns.thread("me", "thread")
+    assert [record.turn.status for record in found] == ["in_progress", "failed", "failed"]
 
 
 async def test_a_driver_notices_a_deletion_at_its_next_append(house: House) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 
 from turnloom.domain.errors import Problem, ServerFault
@@ -17,6 +18,8 @@ from turnloom.engine.engine import Engine
 from turnloom.engine.journal import AHEAD_FRAMES
 from turnloom.ports import ConditionFailed
 from turnloom.store.turns import Record
+
+logger = logging.getLogger(__name__)
 
 MOST_LOST_DRIVERS = 3
 
@@ -74,5 +77,8 @@ async def sweep(engine: Engine) -> int:
     """Take over every turn whose lease has run out; the number of those found."""
     overdue = [record for store in engine.stores.values() for record in await store.overdue(engine.world.clock.now())]
     for record in overdue:
-        await take_over(engine, record)
+        try:
+            await take_over(engine, record)
+        except Exception:  # one turn must not keep the others from going on
+            logger.exception("turn %s could not be taken over", record.turn.id)
     return len(overdue)

@@ -6,8 +6,9 @@ A turn is one row at its ordinal in a thread, and, while it runs, a log of batch
   A plain turn is two writes, one when it opens and one when it ends; the second holds all of its events.
 - **The log carries.** What happens in between is appended in batches numbered without a gap, each written only if its
   number is free. So a retried task is harmless, and of two drivers only one gets on.
-- **Who interferes from outside** (cancel, delete, take over) writes the row first and then takes the next number of
-  the log, a fence: the driver's next append fails, and it learns what happened at no extra cost.
+- **Who interferes from outside** (cancel, delete, take over) takes the next number of the log, a fence: the driver's
+  next append fails, and it learns what happened at no extra cost. Who deletes or takes over writes the row before. Who
+  cancels fences before, since the row is to hold all that was logged: a driver may meet the fence without its reason.
 - A driver holds a **lease** that every write of its own prolongs. What rests or has ended has none.
 
 The events of a turn are the row's followed by the log's from batch `row.batches` on; those before are in the row.
@@ -16,15 +17,17 @@ The events of a turn are the row's followed by the log's from batch `row.batches
 from __future__ import annotations
 
 import json
+import uuid
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from turnloom.domain.errors import ServerFault
 from turnloom.domain.event import Event
 from turnloom.domain.message import JSON
 from turnloom.domain.turn import Turn, fold
-from turnloom.ports import Absent, Blobs, ConditionFailed, Row, Table, Version
+from turnloom.ports import Absent, Blobs, Condition, ConditionFailed, Row, Table, Version
 from turnloom.store import codec
 from turnloom.store.keys import partition, place_in_thread, split
 
@@ -104,7 +107,7 @@ class Turns:
 
     async def open(self, record: Record) -> None:
         """Store a new turn. Raises ConditionFailed when its place in the thread is taken."""
-        await self._table.put(await self._row(record), Absent())
+        await self._put(await self._row(record), Absent())
 
     async def settle(self, record: Record) -> Record:
         """Store the record, with all its events, as the successor of the version it came from.
@@ -112,14 +115,9 @@ class Turns:
         Raises ConditionFailed when someone else wrote the row in the meantime.
         """
         row = await self._row(replace(record, version=record.version + 1))
-        blob = row.value.get("blob")
-        try:
-            await self._table.put(row, Version(record.version))
-        except ConditionFailed:
-            await self._drop_blob(blob)
-            raise
+        await self._put(row, Version(record.version))
         await self._drop_blob(record.blob)
-        return replace(record, version=row.version, blob=blob)
+        return replace(record, version=row.version, blob=row.value.get("blob"))
 
     async def append(self, record: Record, events: Sequence[Event], lease: int, turn: Turn | None = None) -> Record:
         """Append a batch to the log and prolong the lease; `turn` spares folding the events again.
@@ -145,12 +143,24 @@ class Turns:
         """Whether someone else has taken the next number of the log."""
         return await self._log.get(self._log_of(record), place_in_thread(record.batches)) is not None
 
+    async def wipe(self, record: Record) -> None:
+        """Remove the turn, however often it is written meanwhile."""
+        found: Record | None = record
+        while found is not None and found.turn.id == record.turn.id:
+            try:
+                await self.delete(found)
+            except ConditionFailed:
+                found = await self.load(record.place)
+            else:
+                found = None
+
     async def delete(self, record: Record) -> None:
         """Remove the turn and all that belongs to it; a driver at work on it finds out at its next append.
 
         For that driver the fence stays until it expires, also the one of a turn that was cancelled a moment ago.
+        Raises ConditionFailed when someone else wrote the row in the meantime, or removed it.
         """
-        await self._table.delete(*self._key(record.place))
+        await self._table.delete(*self._key(record.place), Version(record.version))
         await self._drop_blob(record.blob)
         if record.running:
             record = await self.fence(record, record.lease)
@@ -167,7 +177,7 @@ class Turns:
     async def peek(self, place: Place) -> Record | None:
         """The turn as its row alone tells it: whole unless it is running."""
         row = await self._table.get(*self._key(place))
-        return None if row is None else await self._record(row)
+        return None if row is None else await self._read(row)
 
     async def tail(self, record: Record) -> list[Batch]:
         """The batches logged after those that the record knows, in order."""
@@ -197,7 +207,8 @@ class Turns:
             bounds = {"before": after or before} if newest_first else {"after": after, "before": before}
             wanted = limit - len(records) if limit is not None else None
             page = await self._table.query(key, **bounds, descending=newest_first, limit=wanted)
-            records += [self._remembered.get(_key_of(row)) or await self._merged(row) for row in page.rows]
+            found = [self._remembered.get(_key_of(row)) or await self._merged(row) for row in page.rows]
+            records += [record for record in found if record is not None]
             if not page.more or (limit is not None and len(records) >= limit):
                 return records
             after = page.rows[-1].sort
@@ -208,8 +219,9 @@ class Turns:
         page = await self._table.query(partition(owner), **bounds, descending=descending, limit=limit, index="listed")
         records = []
         for row in page.rows:
-            record = await self._record(row)
-            records.append(await self._caught_up(record) if record.running else record)
+            record = await self._read(row)
+            if record is not None:
+                records.append(await self._caught_up(record) if record.running else record)
         return records, page.more
 
     async def overdue(self, now: int) -> list[Record]:
@@ -230,6 +242,13 @@ class Turns:
 
     def _log_of(self, record: Record) -> str:
         return partition(record.place.owner, record.turn.id)
+
+    async def _put(self, row: Row, when: Condition) -> None:
+        try:
+            await self._table.put(row, when)
+        except ConditionFailed:
+            await self._drop_blob(row.value.get("blob"))
+            raise
 
     async def _row(self, record: Record) -> Row:
         value: dict[str, Any] = {"id": record.turn.id, **record.origin}
@@ -254,7 +273,8 @@ class Turns:
         if len(record.events) > 200 or len(str(events)) > INLINE_BYTES // 4:
             packed = json.dumps(events, ensure_ascii=False, separators=(",", ":")).encode()
             if len(packed) > INLINE_BYTES:
-                value["blob"] = f"{partition(record.place.owner, record.turn.id)}/{record.version}"
+                # Two writers may be making the same version of the row: each has a blob of its own.
+                value["blob"] = f"{partition(record.place.owner, record.turn.id)}/{record.version}-{uuid.uuid4().hex}"
                 await self._blobs.put(value["blob"], packed)
                 return
         value["events"] = events
@@ -272,22 +292,31 @@ class Turns:
         owner, thread = split(row.partition)
         return Place(self.api, owner, thread, int(row.sort))
 
-    async def _merged(self, row: Row) -> Record:
+    async def _merged(self, row: Row) -> Record | None:
         """The record for reading, remembered if it is small and cannot change under its version any more."""
-        record = await self._record(row, merged=True)
-        if not record.running and len(record.events) <= REMEMBERED_EVENTS and record.blob is None:
-            self._remembered[_key_of(row)] = record
-            if len(self._remembered) > REMEMBERED:
-                del self._remembered[next(iter(self._remembered))]
+        record = await self._read(row, merged=True)
+        if record is None or record.running or len(record.events) > REMEMBERED_EVENTS or record.blob is not None:
+            return record
+        self._remembered[_key_of(row)] = record
+        if len(self._remembered) > REMEMBERED:
+            del self._remembered[next(iter(self._remembered))]
         return record
 
-    async def _record(self, row: Row, *, merged: bool = False) -> Record:
-        value = dict(row.value)
-        packed = value.pop("events", None)
-        blob = value.pop("blob", None)
-        if blob is not None:
-            packed = json.loads(await self._blobs.get(blob) or b"[]")
-        events = tuple(codec.load(packed or [], merged=merged))
+    async def _read(self, row: Row, *, merged: bool = False) -> Record | None:
+        """The record of the row, or of the one that has just replaced it with its blob; None when that is deleted."""
+        found: Row | None = row
+        while found is not None and (blob := found.value.get("blob")) is not None:
+            if (packed := await self._blobs.get(blob)) is not None:
+                return self._record(found, json.loads(packed), merged=merged)
+            known = found.version
+            found = await self._table.get(row.partition, row.sort)
+            if found is not None and found.version == known:
+                raise ServerFault(f"What belongs to '{found.value['id']}' is not where it was stored.")
+        return None if found is None else self._record(found, found.value.get("events") or [], merged=merged)
+
+    def _record(self, row: Row, dumped: list[JSON], *, merged: bool) -> Record:
+        value = {name: content for name, content in row.value.items() if name != "events"}
+        events = tuple(codec.load(dumped, merged=merged))
         identifier = value.pop("id")
         return Record(
             place=self._place(row),
@@ -301,7 +330,7 @@ class Turns:
             hidden=value.pop("hidden", False),
             closing=value.pop("closing", 0),
             expires=row.expires,
-            blob=blob,
+            blob=value.pop("blob", None),
             origin=value,
         )
 

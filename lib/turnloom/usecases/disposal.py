@@ -64,7 +64,7 @@ async def _still_used_until(services: Services, thing: Disposable) -> int | None
 
 async def _remove_turns(services: Services, owner: str, session_id: str) -> None:
     for record in await services.turns.thread(owner, session_id):
-        await services.turns.delete(record)
+        await services.turns.wipe(record)
 
 
 async def _remove_conversation(services: Services, thing: Disposable, conversation_id: str) -> None:
@@ -72,7 +72,7 @@ async def _remove_conversation(services: Services, thing: Disposable, conversati
     await services.conversations.delete(thing.owner, conversation_id)
     for record in await services.responses.thread(thing.owner, _thread(conversation_id)):
         if record.hidden or thing.expiring:
-            await services.responses.delete(record)
+            await services.responses.wipe(record)
 
 
 def _thread(conversation_id: str) -> str:
