@@ -37,6 +37,7 @@ from turnloom.engine.inline import Run
 from turnloom.engine.stepped import TurnMoved, call_tool, step
 from turnloom.engine.takeover import sweep, take_over
 from turnloom.ports import Chunk, Finished, TextChunk
+from turnloom.store.claims import Claims
 from turnloom.store.turns import Record
 from turnloom.testing import USAGE, FrozenClock
 from turnloom.usecases import turns
@@ -172,6 +173,45 @@ async def test_a_driver_that_wakes_too_late_changes_nothing_any_more(house: Hous
     assert (await stored(house, at_once)).events == at_once.events
 
 
+async def test_who_waits_for_the_whole_reads_on_where_a_listener_would_have_to_ask_again(
+    house: House, clock: AwaitedClock
+) -> None:
+    run, _ = await running(house, TextChunk("Hel"), told=2)
+    at_once = await cancelled(house, run)
+    clock.advance(31)
+    async with asyncio.timeout(20):
+        turn = await run.settled()
+    assert turn.status == "cancelled" and turn.steps == at_once.turn.steps
+
+
+async def test_a_driver_that_meets_the_fence_before_the_verdict_completes_the_row_all_the_same(
+    house: House, clock: AwaitedClock
+) -> None:
+    run, told = await running(house, TextChunk("Hel"), TextChunk("lo"), told=3)
+    record = await stored(house, run.record)
+    await house.services.responses.fence(record, record.lease)
+    looked = house.clock.time
+    clock.advance(2)
+    await until(lambda: house.model.closed and house.clock.time > looked)
+    await cancelled(house, run)
+    told += await rest(run)
+    final = await stored(house, run.record)
+    assert [type(event) for event in ends(told)] == [TurnCancelled] and final.events == tuple(told)
+
+
+class StuckClaims(Claims):
+    async def drop(self, owner: str, key: str, response_id: str) -> None:
+        raise OSError("the table is out of reach")
+
+
+async def test_a_key_that_cannot_be_freed_does_not_keep_the_reader(house: House) -> None:
+    house.services = replace(house.services, claims=StuckClaims(house.services.claims._table))
+    house.model.says("Hi.")
+    async with asyncio.timeout(20):
+        turn = await (await ask(house, "Hi", store=False, key="k")).settled()
+    assert turn.status == "completed"
+
+
 async def test_a_reader_who_was_told_nothing_more_than_the_log_reads_on_after_a_takeover(
     house: House, clock: AwaitedClock
 ) -> None:
@@ -253,6 +293,26 @@ async def test_a_cancel_between_the_decision_and_the_start_of_a_tool_keeps_it_fr
     with pytest.raises(TurnMoved):
         await call_tool(replace(house.engine, brief=brief), state, state["calls"][0])
     assert house.tools.ran == []
+
+
+async def test_a_tool_that_runs_is_called_off_by_a_cancel(house: House) -> None:
+    left = asyncio.Event()
+
+    async def endless() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            left.set()
+
+    serve(house, {"srv": [served("endless")]}, endless=endless)
+    house.model.calls(("endless", {}))
+    made = await ask(house, "Hi", background=True, tools=[MCP])
+    await until(lambda: house.tools.ran)
+    record = await cancelled(house, made)
+    async with asyncio.timeout(20):
+        await left.wait()
+        await house.orchestrator.finished()
+    assert house.orchestrator.errors == [] and (await stored(house, record)).events == record.events
 
 
 async def test_what_a_tool_says_after_a_cancel_is_not_stored(house: House) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -29,7 +29,7 @@ from turnloom.engine.follow import Followed
 from turnloom.engine.inline import Run
 from turnloom.engine.stepped import call_tool, step
 from turnloom.engine.takeover import sweep
-from turnloom.ports import CallChunk, Finished, ModelRequest, TextChunk, ToolScope
+from turnloom.ports import CallChunk, Finished, ModelRequest, Table, TextChunk, ToolScope, Version
 from turnloom.store.claims import Claim
 from turnloom.store.turns import Record
 from turnloom.testing import USAGE, FakeTools, FrozenClock
@@ -337,6 +337,41 @@ async def test_a_response_adds_its_block_to_its_conversation(house: House) -> No
     await answered(house, "Hi", conversation={"id": conversation})
     await answered(house, "And?", conversation={"id": conversation})
     assert texts(house) == ["Before", "Hi", "One.", "And?"]
+
+
+class Interrupted:
+    """A table whose next deletion finds that something else has just been done."""
+
+    def __init__(self, table: Table, work: Callable[[], Awaitable[object]]) -> None:
+        self._table = table
+        self._work: Callable[[], Awaitable[object]] | None = work
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._table, name)
+
+    async def delete(self, partition: str, sort: str, when: Version | None = None) -> None:
+        if (work := self._work) is not None:
+            self._work = None
+            await work()
+        await self._table.delete(partition, sort, when)
+
+
+async def test_a_response_that_completes_while_it_is_deleted_keeps_its_place_in_its_conversation(house: House) -> None:
+    conversation = await talk(house)
+    gate = asyncio.Event()
+    house.model.answers(gate, TextChunk("One."), Finished("stop", USAGE))
+    run = await ask(house, "Hi", conversation={"id": conversation})
+
+    async def complete() -> None:
+        gate.set()
+        await run.settled()
+
+    responses = house.services.responses
+    responses._table = Interrupted(responses._table, complete)  # type: ignore[assignment]
+    await delete_response(house.services, "me", run.record.turn.id)
+    with pytest.raises(NotFound):
+        await get_response(house.services, "me", run.record.turn.id)
+    assert await held(house, conversation) == ["Hi", "One."]
 
 
 async def test_of_two_responses_at_once_one_is_told_that_the_conversation_is_locked(house: House) -> None:

@@ -372,3 +372,23 @@ def test_what_cannot_be_stored_or_sent_on_is_refused(api: Agents, body: bytes) -
 def test_a_flag_that_is_none_is_told_by_its_name(api: Agents) -> None:
     answer = api.http.get("/v1/responses/resp_x?stream=maybe")
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "stream")
+
+
+def test_a_request_sent_again_is_found_though_what_it_named_is_gone(api: Agents, client: OpenAI) -> None:
+    api.house.model.says("Hello.")
+    api.house.model.says("Again.")
+    first = client.responses.create(model="m", input="Hi.")
+    body: Any = {"model": "m", "input": [{"type": "item_reference", "id": first.output[0].id}]}
+    key = {"idempotency-key": "k"}
+    made = api.http.post("/v1/responses", json=body, headers=key).json()
+    client.responses.delete(first.id)
+    again = api.http.post("/v1/responses", json=body, headers=key)
+    assert again.status_code == 200 and again.json() == made
+
+
+def test_a_key_stands_for_a_request_on_one_path(api: Agents) -> None:
+    api.house.model.says("Hello.")
+    body, key = {"model": "m", "input": "Hi."}, {"idempotency-key": "k"}
+    assert api.http.post("/v1/responses", json=body, headers=key).status_code == 200
+    other = api.http.post("/v1/openai/v1/responses", json=body, headers=key)
+    assert (other.status_code, other.json()["error"]["code"]) == (422, "idempotency_key_reused")

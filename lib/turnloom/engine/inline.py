@@ -20,7 +20,7 @@ from turnloom.domain.event import CallStarted, Delta, Event, InferenceStarted, T
 from turnloom.domain.turn import Call, Inference, Said, Turn, evolve
 from turnloom.engine.cancel import cancel
 from turnloom.engine.engine import Brief, Engine
-from turnloom.engine.follow import follow
+from turnloom.engine.follow import Followed, follow
 from turnloom.engine.journal import AHEAD_SECONDS, Journal
 from turnloom.engine.perform import perform
 from turnloom.engine.scene import Scene
@@ -29,7 +29,19 @@ from turnloom.store.turns import Record, Turns, Unstored
 
 logger = logging.getLogger(__name__)
 
+VERDICT_LOOKS, VERDICT_SECONDS = 30, 0.1
+"""How often, and how many seconds apart, a driver that lost the log looks for the reason."""
+
 _drives: set[asyncio.Task[None]] = set()
+
+
+class OutrunLog(ServerFault):
+    """The reader was told what never got into the log, and another driver goes on from there: it must read again."""
+
+    code = "turn_taken_over"
+
+    def __init__(self) -> None:
+        super().__init__("Another driver took the turn over; read on from the last frame you have.")
 
 
 class Run:
@@ -112,9 +124,16 @@ class Run:
     async def settled(self) -> Turn:
         """The turn once it rests."""
         turn = self.record.turn
-        async for event in self.events():
-            turn = evolve(turn, event)
+        try:
+            async for event in self.events():
+                turn = evolve(turn, event)
+        except OutrunLog:
+            return await self.followed().settled()
         return turn
+
+    def followed(self) -> Followed:
+        """The same turn as its log tells it, from where this run began."""
+        return Followed(self._engine, self.record)
 
     async def _to_the_end(self) -> None:
         try:
@@ -127,8 +146,15 @@ class Run:
         except Exception as failure:
             self._told.put_nowait(_as_problem(failure))
         finally:
+            await self._let_go()
+
+    async def _let_go(self) -> None:
+        try:
             if self._last_work is not None:
                 await self._last_work()
+        except Exception:
+            logger.exception("what was to be done after a turn failed")
+        finally:
             self._told.put_nowait(None)
 
     async def _tell_what_others_make_of_it(self) -> None:
@@ -136,14 +162,22 @@ class Run:
         untold = min(len(self._held), self._journal.unlogged)
         for event in self._held[: len(self._held) - untold]:  # the pulse has logged them in the meantime
             self._told.put_nowait(event)
-        row = await self._store.peek(self.record.place) if isinstance(self._store, Turns) else None
+        row = await self._verdict(self._store) if isinstance(self._store, Turns) else None
         if row is not None and row.closing > self._engine.world.clock.now():
             await self._tell_cancelled(row, untold)
         elif row is not None and self._journal.unlogged > untold:
-            message = "Another driver took the turn over; read on from the last frame you have."
-            self._told.put_nowait(ServerFault(message, code="turn_taken_over"))
+            self._told.put_nowait(OutrunLog())
         else:
             await self._tell_the_rest()
+
+    async def _verdict(self, store: Turns) -> Record | None:
+        """The row as written by whoever took the log: one who cancels takes that first, and writes within moments."""
+        for _ in range(VERDICT_LOOKS):
+            row = await store.peek(self.record.place)
+            if row is None or not row.running or row.version != self._journal.record.version:
+                break
+            await self._engine.world.clock.sleep(VERDICT_SECONDS)
+        return row
 
     async def _tell_cancelled(self, row: Record, untold: int) -> None:
         try:

@@ -108,13 +108,15 @@ class Journal:
     async def _pulse(self) -> None:
         while True:
             await self._clock.sleep(self._ahead_seconds)
-            now = self._clock.now()
             async with self._lock:
-                if self._pending or now - self._written > self._lease_seconds / 3 * 1e6:
-                    await self._append()
-                elif now - max(self._looked, self._written) > (LOOK_SECONDS - self._ahead_seconds) * 1e6:
-                    self._looked = now
-                    await self._look()
+                await self._beat(self._clock.now())
+
+    async def _beat(self, now: int) -> None:
+        if self._pending or now - self._written > self._lease_seconds / 3 * 1e6:
+            await self._append()
+        elif now - max(self._looked, self._written) > (LOOK_SECONDS - self._ahead_seconds) * 1e6:
+            self._looked = now
+            await self._look()
 
     async def _look(self) -> None:
         if self.opened is not None:

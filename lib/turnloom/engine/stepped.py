@@ -6,8 +6,9 @@ another action due than its own does nothing: it returns what is. So every task 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import aclosing
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager
 
 from turnloom.domain.action import Action, AwaitClient, CallTools, Finish
 from turnloom.domain.decide import decide
@@ -16,7 +17,7 @@ from turnloom.domain.event import Event, TakenOver, TurnFailed
 from turnloom.domain.message import JSON
 from turnloom.domain.turn import evolve
 from turnloom.engine.engine import Brief, Engine, place_of, state_of
-from turnloom.engine.journal import Journal
+from turnloom.engine.journal import LOOK_SECONDS, Journal
 from turnloom.engine.perform import perform
 from turnloom.ports import ConditionFailed
 from turnloom.store.turns import Record
@@ -59,9 +60,33 @@ async def call_tool(engine: Engine, state: State, call_id: str) -> None:
         return
     action = CallTools((call_id,))
     scene = brief.scene(record.turn, action, engine.pace.patience[2])
-    async with aclosing(perform(action, scene, engine.world)) as events:
+    async with (
+        _while_running(engine, record),
+        aclosing(perform(action, scene, engine.world)) as events,
+    ):
         async for event in events:
             record = await _append_among_others(engine, record, event, call_id)
+
+
+@asynccontextmanager
+async def _while_running(engine: Engine, record: Record) -> AsyncIterator[None]:
+    """What runs inside is called off when the turn ends meanwhile. Raises TurnMoved then."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            watch = group.create_task(_watch(engine, record))
+            yield
+            watch.cancel()
+    except BaseExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+
+
+async def _watch(engine: Engine, record: Record) -> None:
+    running = True
+    while running:
+        await engine.world.clock.sleep(LOOK_SECONDS)
+        row = await engine.stores[record.place.api].peek(record.place)
+        running = row is not None and row.running and row.turn.id == record.turn.id
+    raise TurnMoved(record.turn.id)
 
 
 async def fail(engine: Engine, state: State, message: str) -> None:

@@ -29,10 +29,10 @@ async def stake(services: Services, owner: str, claim: Claim | None) -> Followed
     return None
 
 
-async def give_up(services: Services, owner: str, claim: Claim | None) -> None:
+async def give_up(services: Services, owner: str, key: str | None, response_id: str) -> None:
     """Free the key if it stands for this response, which did not come to be, or is gone."""
-    if claim is not None:
-        await services.claims.drop(owner, claim.key, claim.response_id)
+    if key is not None:
+        await services.claims.drop(owner, key, response_id)
 
 
 async def _joined(services: Services, owner: str, earlier: Claim, fingerprint: str) -> Followed | None:

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from turnloom.domain import ids
-from turnloom.domain.errors import InvalidRequest, NotFound
+from turnloom.domain.errors import InvalidRequest, NotFound, Problem
 from turnloom.domain.event import TurnStarted
 from turnloom.domain.message import JSON
 from turnloom.domain.responses_input import RESPONSES, check_calls
@@ -35,7 +35,7 @@ from turnloom.usecases.chains import (
 )
 from turnloom.usecases.conversations import get_conversation
 from turnloom.usecases.disposal import DAY
-from turnloom.usecases.idempotency import give_up, join, stake
+from turnloom.usecases.idempotency import give_up, stake
 from turnloom.usecases.response_rules import rules
 from turnloom.usecases.services import Services
 
@@ -64,13 +64,10 @@ class ResponseRequest:
 
 
 async def create_response(services: Services, caller: Caller, asked: ResponseRequest) -> Run | Followed:
-    """Start a response, or join the one that this very request started before.
+    """Start a response, or join the one that this very request has just started elsewhere.
 
     Raises InvalidRequest, NotFound, Busy before anything is stored or paid for.
     """
-    joined = await join(services, caller.owner, asked.key, asked.fingerprint)
-    if joined is not None:
-        return joined
     _check_servers(services, asked.settings)
     chain = await _chain(services, caller.owner, asked.settings)
     while True:
@@ -86,10 +83,10 @@ async def create_response(services: Services, caller: Caller, asked: ResponseReq
             brief = Brief(spec, chain.turns, RESPONSES, _scope(caller, record))
             return await _begun(services, record, brief, asked)
         except ConditionFailed:
-            await give_up(services, caller.owner, claim)
+            await give_up(services, caller.owner, asked.key, record.turn.id)
             chain = await _elsewhere(services, caller.owner, chain, asked)
-        except BaseException:
-            await give_up(services, caller.owner, claim)
+        except Problem:
+            await give_up(services, caller.owner, asked.key, record.turn.id)
             raise
 
 
@@ -131,14 +128,17 @@ async def cancel_response(services: Services, owner: str, response_id: str) -> R
 
 async def delete_response(services: Services, owner: str, response_id: str) -> None:
     """Remove the response with its items and log; one that is running stops. Its conversation keeps what it said."""
-    record = await get_response(services, owner, response_id)
-    if not in_conversation(record) or record.turn.status != "completed":
-        await services.responses.delete(record)
-        return
-    try:
-        await services.responses.settle(replace(record, hidden=True))
-    except ConditionFailed:
-        await delete_response(services, owner, response_id)
+    while True:
+        record = await get_response(services, owner, response_id)
+        kept = in_conversation(record) and record.turn.status == "completed"
+        try:
+            if kept:
+                await services.responses.settle(replace(record, hidden=True))
+            else:
+                await services.responses.delete(record)
+            return
+        except ConditionFailed:
+            continue
 
 
 async def response_brief(services: Services, record: Record) -> Brief:
@@ -205,7 +205,7 @@ async def _begun(services: Services, record: Record, brief: Brief, asked: Respon
         return Followed(services.engine, record)
     run = Run(services.engine, store, record, brief, waits=not asked.stream)
     if not asked.store and asked.key is not None:
-        run.afterwards(partial(give_up, services, record.place.owner, asked.claim(record.turn.id)))
+        run.afterwards(partial(give_up, services, record.place.owner, asked.key, record.turn.id))
     await run.start(store.open(record))
     return run
 

@@ -135,6 +135,6 @@ def headers_of(problem: Problem) -> dict[str, str]:
     if (seconds := problem.extra.get("retry_after")) is not None:
         headers["retry-after"] = str(seconds)
     turn_exists = "turn_id" in problem.extra and problem.code != "session_busy"
-    if turn_exists or problem.code in ("upstream_authentication_error", "turn_not_awaiting_input"):
+    if turn_exists or problem.code in ("upstream_authentication_error", "turn_not_awaiting_input", "turn_taken_over"):
         headers["x-should-retry"] = "false"
     return headers

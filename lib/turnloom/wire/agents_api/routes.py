@@ -24,6 +24,7 @@ from turnloom.wire.agents_api.models import CreateAgent, CreateSession, CreateTu
 from turnloom.wire.agents_api.objects import agent_json, session_json, steps_json, turn_json
 from turnloom.wire.app import Home, Owner, Route, application, caller_of, envelope
 from turnloom.wire.patience import patiently
+from turnloom.wire.problems import agents_envelope
 
 SESSION_BYTES = 5 * 1024 * 1024
 PAGE = 1000
@@ -191,7 +192,10 @@ async def _told(reading: Reading, *, stream: bool, after: int = 0) -> Response:
             raise ServerFault(turn.failure.message, code=turn.failure.code, extra=extra)
         return turn_json(record, turn)
 
-    return await patiently(reading.run.settled(), in_time, lambda turn: turn_json(record, turn))
+    def failed(problem: Problem) -> JSON:
+        return agents_envelope(problem.code, problem.message, problem.extra)
+
+    return await patiently(reading.run.settled(), in_time, lambda turn: turn_json(record, turn), failed)
 
 
 async def _frames(reading: Reading, after: int) -> AsyncIterator[bytes]:

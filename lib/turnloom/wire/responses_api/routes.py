@@ -17,12 +17,12 @@ from turnloom.domain.event import Event, Gathered, InferenceStarted, TurnCancell
 from turnloom.domain.message import JSON
 from turnloom.domain.turn import Turn
 from turnloom.engine.follow import Followed
-from turnloom.engine.inline import Run
+from turnloom.engine.inline import OutrunLog, Run
 from turnloom.usecases import contexts, responses
 from turnloom.usecases.attachments import prepared
 from turnloom.usecases.callers import Caller
 from turnloom.usecases.chains import get_response
-from turnloom.usecases.idempotency import give_up
+from turnloom.usecases.idempotency import give_up, join
 from turnloom.usecases.responses import ResponseRequest
 from turnloom.usecases.services import Services
 from turnloom.wire import sse
@@ -52,9 +52,14 @@ def responses_app(function: str, services: Callable[[], Services]) -> FastAPI:
 def envelope(request: Request, problem: Problem) -> JSONAnswer:
     """A failure as the Responses API tells it."""
     alias = _is_alias(request)
+    return JSONAnswer(
+        _told_problem(problem, alias=alias), responses_status(problem.code, alias=alias), headers_of(problem)
+    )
+
+
+def _told_problem(problem: Problem, *, alias: bool) -> JSON:
     theirs = problem.extra.get("upstream_code")
-    body = responses_envelope(problem.code, problem.message, problem.param, alias=alias, upstream_code=theirs)
-    return JSONAnswer(body, responses_status(problem.code, alias=alias), headers_of(problem))
+    return responses_envelope(problem.code, problem.message, problem.param, alias=alias, upstream_code=theirs)
 
 
 async def create_openai_response(request: Request, services: Home, owner: Owner) -> Response:
@@ -62,25 +67,28 @@ async def create_openai_response(request: Request, services: Home, owner: Owner)
     body = await request.body()
     asked = parse_create(body, alias)
     key = request.headers.get("idempotency-key")
-    wanted = await _wanted(services, owner, asked, key=key, fingerprint=hashlib.sha256(body).hexdigest())
-    run = await responses.create_response(services, Caller(owner, asked.secrets), wanted)
+    fingerprint = hashlib.sha256(request.url.path.encode() + b"\0" + body).hexdigest()
+    run: Run | Followed | None = await join(services, owner, key, fingerprint)
+    if run is None:
+        wanted = await _wanted(services, owner, asked, key=key, fingerprint=fingerprint)
+        run = await responses.create_response(services, Caller(owner, asked.secrets), wanted)
     view = View(alias, sealer(services, owner), asked.include_obfuscation)
     try:
         return await _answer(request, asked, run, view)
     except Problem:
         # The client was told of no response that it could come back to: the key is free for another try.
-        await give_up(services, owner, wanted.claim(run.record.turn.id))
+        await give_up(services, owner, key, run.record.turn.id)
         raise
 
 
 async def _answer(request: Request, asked: CreateRequest, run: Run | Followed, view: View) -> Response:
     if asked.stream:
-        early = await _until_spoken(run)
-        return _stream(_frames(view, run, early, stop=not asked.store))
+        told, early = await _until_spoken(run)
+        return _stream(_frames(view, told, early, stop=not asked.store))
     if asked.background:
         return JSONAnswer(view.response(run.record.turn))
     work = run.settled() if asked.store else while_connected(request, run)
-    return await patiently(work, lambda turn: _outcome(turn, run, view), view.response)
+    return await patiently(work, lambda turn: _outcome(turn, run, view), view.response, view.problem)
 
 
 async def get_openai_response(
@@ -156,7 +164,8 @@ async def compact_openai_response(request: Request, services: Home, owner: Owner
     seal, now = sealer(services, owner), services.clock.now()
 
     told = partial(compaction_json, now=now, seal=seal)
-    return await patiently(contexts.compact(services, owner, wanted), told, told)
+    work = contexts.compact(services, owner, wanted)
+    return await patiently(work, told, told, partial(_told_problem, alias=_is_alias(request)))
 
 
 def _routes(prefix: str) -> tuple[Route, ...]:
@@ -190,6 +199,9 @@ class View:
     def response(self, turn: Turn) -> JSON:
         return response_json(turn, alias=self.alias, seal=self.seal)
 
+    def problem(self, problem: Problem) -> JSON:
+        return _told_problem(problem, alias=self.alias)
+
     def encoder(self, turn: Turn) -> ResponseEncoder:
         return ResponseEncoder(turn.id, alias=self.alias, obfuscation=self.obfuscation, seal=self.seal)
 
@@ -207,23 +219,32 @@ def _problem(failure: TurnFailed, run: Run | Followed) -> Problem:
     return ServerFault(failure.message, code=failure.code, param=known.param if known else None, extra=extra)
 
 
-async def _until_spoken(run: Run | Followed) -> list[Event]:
-    """The first events, up to the model's first word or the end of patience; raises what failed before any of it."""
+async def _until_spoken(run: Run | Followed) -> tuple[Run | Followed, list[Event]]:
+    """What to tell, and its first events, up to the model's first word or the end of patience.
+
+    Raises what failed before any of it.
+    """
     if isinstance(run, Followed):
-        return []
+        return run, []
     early: list[Event] = []
     try:
         async with asyncio.timeout(FIRST_FRAME_SECONDS):
-            while not early or isinstance(early[-1], TurnStarted | Gathered | InferenceStarted):
-                event = await run.next_event()
-                if event is None:
-                    break
-                early.append(event)
+            await _read_opening(run, early)
     except TimeoutError:
         pass
+    except OutrunLog:
+        # Nobody has been told anything yet.
+        return run.followed(), []
     if early and isinstance(early[-1], TurnFailed) and all(_opens(event) for event in early[:-1]):
         raise _problem(early[-1], run)
-    return early
+    return run, early
+
+
+async def _read_opening(run: Run, early: list[Event]) -> None:
+    while (event := await run.next_event()) is not None:
+        early.append(event)
+        if not _opens(event):
+            return
 
 
 def _opens(event: Event) -> bool:
@@ -237,13 +258,12 @@ async def _frames(
     encoder = view.encoder(told.record.turn)
     try:
         async for event in _events(told, early):
-            for data in encoder.encode(event):
-                if data["sequence_number"] > after:
-                    yield sse.frame(data, data["type"])
+            for frame in _encoded(encoder, event, after):
+                yield frame
     except NotFound:
         # Deleted while it ran: as cancelled as a response can be.
-        for data in encoder.encode(TurnCancelled(0)):
-            yield sse.frame(data, data["type"])
+        for frame in _encoded(encoder, TurnCancelled(0), after):
+            yield frame
     except Problem:
         yield sse.RECONNECT
         return
@@ -252,6 +272,10 @@ async def _frames(
             told.abandon()
     if not view.alias:
         yield sse.DONE
+
+
+def _encoded(encoder: ResponseEncoder, event: Event, after: int) -> list[bytes]:
+    return [sse.frame(data, data["type"]) for data in encoder.encode(event) if data["sequence_number"] > after]
 
 
 async def _events(told: Run | Followed, early: list[Event]) -> AsyncIterator[Event]:
