@@ -153,6 +153,19 @@ async def test_a_blob_that_is_gone_is_an_error_and_no_empty_turn(house: House) -
         await turns.load(PLACE)
 
 
+async def test_a_turn_that_expires_has_its_blob_where_the_bucket_lets_things_expire(house: House) -> None:
+    turns = house.services.turns
+    soon = house.clock.time // 1_000_000 + 60
+    await turns.open(replace(opened(house, text="x" * 1_000_000), expires=soon))
+    await turns.open(opened(house, 1, text="x" * 1_000_000))
+    expiring, kept = await turns.thread("me", "thread")
+    assert expiring.blob is not None and expiring.blob.startswith("expiring/")
+    assert kept.blob is not None and kept.blob.startswith("kept/")
+    await turns._blobs.delete(expiring.blob)
+    left = await turns.thread("me", "thread")
+    assert [record.turn.id for record in left] == [kept.turn.id], "the bucket may be quicker than the table"
+
+
 async def test_what_was_written_meanwhile_is_deleted_only_by_who_wants_it_gone_whatever_it_is(house: House) -> None:
     turns = house.services.turns
     record = opened(house)

@@ -273,8 +273,7 @@ class Turns:
         if len(record.events) > 200 or len(str(events)) > INLINE_BYTES // 4:
             packed = json.dumps(events, ensure_ascii=False, separators=(",", ":")).encode()
             if len(packed) > INLINE_BYTES:
-                # Two writers may be making the same version of the row: each has a blob of its own.
-                value["blob"] = f"{partition(record.place.owner, record.turn.id)}/{record.version}-{uuid.uuid4().hex}"
+                value["blob"] = _blob_key(record)
                 await self._blobs.put(value["blob"], packed)
                 return
         value["events"] = events
@@ -311,6 +310,8 @@ class Turns:
             known = found.version
             found = await self._table.get(row.partition, row.sort)
             if found is not None and found.version == known:
+                if found.expires is not None:
+                    return None  # the bucket's own rule was a moment quicker than the table's
                 raise ServerFault(f"What belongs to '{found.value['id']}' is not where it was stored.")
         return None if found is None else self._record(found, found.value.get("events") or [], merged=merged)
 
@@ -361,6 +362,15 @@ class Turns:
 def _key_of(row: Row) -> tuple[str, str, str, int]:
     """What tells a row's content from any other: another turn may take the place of one that was deleted."""
     return row.partition, row.sort, row.value["id"], row.version
+
+
+def _blob_key(record: Record) -> str:
+    """A key for the events of this version: two writers may be making the same one, and each has a blob of its own.
+
+    What goes with its row is told apart by the first part, which the bucket's rule of expiry names.
+    """
+    kind = "kept" if record.expires is None else "expiring"
+    return f"{kind}/{partition(record.place.owner, record.turn.id)}/{record.version}-{uuid.uuid4().hex}"
 
 
 class Unstored:

@@ -24,12 +24,17 @@ def sealed(services: Services, caller: Caller) -> str | None:
     """The caller's secrets for the turn's row; None when there are none."""
     if not caller.headers and not caller.provider_data:
         return None
-    return services.vault.seal(json.dumps([dict(caller.headers), dict(caller.provider_data)]).encode(), caller.owner)
+    secrets = json.dumps([dict(caller.headers), dict(caller.provider_data)])
+    return services.vault.seal(secrets.encode(), _context(caller.owner))
 
 
 def unsealed(services: Services, record: Record) -> Caller:
     """The caller of a stored turn, with the secrets that it was sealed with."""
     if record.secrets is None:
         return Caller(record.place.owner)
-    headers, provider_data = json.loads(services.vault.unseal(record.secrets, record.place.owner))
+    headers, provider_data = json.loads(services.vault.unseal(record.secrets, _context(record.place.owner)))
     return Caller(record.place.owner, headers, provider_data)
+
+
+def _context(owner: str) -> str:
+    return f"secrets:{owner}"

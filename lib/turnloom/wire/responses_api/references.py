@@ -8,13 +8,12 @@ from typing import Any
 from turnloom.domain import ids
 from turnloom.domain.errors import InvalidRequest, NotFound
 from turnloom.domain.message import JSON
-from turnloom.ports import Unreadable
 from turnloom.usecases.chains import get_response
 from turnloom.usecases.conversations import conversation_records
 from turnloom.usecases.services import Services
 from turnloom.wire.responses_api.items import Item
 from turnloom.wire.responses_api.pages import record_items
-from turnloom.wire.responses_api.sealing import sealer
+from turnloom.wire.responses_api.sealing import opened, sealer
 
 _BY_THEMSELVES = frozenset({"message", "function_call", "function_call_output"})
 
@@ -60,7 +59,7 @@ class References:
     async def _reasoning(self, item: Mapping[str, Any]) -> JSON:
         """The thoughts, opened or looked up; what cannot be found is passed over."""
         if sealed := item.get("encrypted_content"):
-            text = self._opened(sealed)
+            text = opened(self._services, self._owner, sealed)
             return item if text is None else {**item, "opened": text}
         found = await self._item(item["id"]) if item.get("id") else None
         return item if found is None or found["type"] != "reasoning" else found
@@ -78,17 +77,11 @@ class References:
         return item if server is None else {**told, "server": server}
 
     def _compaction(self, item: Mapping[str, Any], path: str) -> JSON:
-        summary = self._opened(item["encrypted_content"])
+        summary = opened(self._services, self._owner, item["encrypted_content"])
         if summary is None:
             message = "The encrypted content of the compaction item cannot be read."
             raise InvalidRequest(message, code="invalid_encrypted_content", param=f"{path}.encrypted_content")
         return {**item, "summary": summary}
-
-    def _opened(self, sealed: str) -> str | None:
-        try:
-            return self._services.vault.unseal(sealed, self._owner).decode()
-        except Unreadable:
-            return None
 
     async def _item(self, item_id: str) -> Item | None:
         """The item of the conversation, or else of any response, that has this id."""
