@@ -10,6 +10,8 @@ from typing import Any
 
 from turnloom.adapters.clock import SystemClock, random_bits
 from turnloom.adapters.guard import Guard
+from turnloom.adapters.logs import structured
+from turnloom.adapters.meter import EmbeddedMeter
 from turnloom.adapters.openai_model import OpenAIModel
 from turnloom.adapters.retriever import DocumentRetriever
 from turnloom.adapters.shields import NoShields
@@ -44,8 +46,11 @@ LOCAL_PACE = Pace(logged=0.05, poll=(0.01, 0.1), lease=10.0)
 
 @cache
 def services() -> Services:
-    """The services of this process, by its environment."""
-    return build(dict(os.environ))
+    """The services of this process, by its environment; where it is deployed, its log lines become JSON."""
+    env = dict(os.environ)
+    if "TURNLOOM_TABLES_PREFIX" in env:
+        structured(_service(env), env.get("TURNLOOM_LOG_LEVEL", "INFO"))
+    return build(env)
 
 
 def build(env: dict[str, str]) -> Services:
@@ -67,6 +72,7 @@ def build(env: dict[str, str]) -> Services:
         brief=brief,
         orchestrator=StepFunctions(env.get("TURNLOOM_STATE_MACHINE_ARN", "")),
         pace=LOCAL_PACE if local else Pace(),
+        meter=None if local else EmbeddedMeter(_service(env)),
     )
     made = Services(
         agents=Agents(table("agents")),
@@ -89,6 +95,10 @@ def build(env: dict[str, str]) -> Services:
         ),
     )
     return made
+
+
+def _service(env: dict[str, str]) -> str:
+    return env.get("POWERTOOLS_SERVICE_NAME", "turnloom")
 
 
 def _storage(env: dict[str, str], folder: Path) -> tuple[Callable[[str], Table], Blobs]:

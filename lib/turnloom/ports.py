@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from turnloom.domain.event import Event
 from turnloom.domain.message import JSON, Message, Tool, ToolSource, Usage
 
 # --- storage ---------------------------------------------------------------------------------------------------
@@ -288,6 +289,18 @@ class Orchestrator(Protocol):
 
         Raises NotStarted.
         """
+        ...
+
+
+class Meter(Protocol):
+    """Figures for who operates the deployment. Nothing that is measured may suffer from it: no method raises."""
+
+    def saw(self, event: Event, *, api: str, model: str | None = None) -> None:
+        """This has happened in a turn of the API, in a run of the model if one is named."""
+        ...
+
+    def first_token(self, seconds: float, *, api: str, model: str) -> None:
+        """So long after its beginning a turn had the model's first word for its reader."""
         ...
 
 

@@ -27,9 +27,11 @@ async def cancel(engine: Engine, record: Record) -> Record:
         if found.running:
             found = await store.fence(found, found.lease)
         try:
-            return await store.settle(_ended(engine, found))
+            ended = await store.settle(_ended(engine, found))
         except ConditionFailed:
             continue
+        engine.saw(ended.place.api, ended.events[-1])
+        return ended
 
 
 def _ended(engine: Engine, record: Record) -> Record:

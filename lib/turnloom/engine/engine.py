@@ -5,17 +5,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 from turnloom.domain.action import Action, CallModel, CallTools, Gather, RunShields
 from turnloom.domain.decide import decide
 from turnloom.domain.errors import Problem
-from turnloom.domain.event import TurnFailed
+from turnloom.domain.event import Event, TurnFailed
 from turnloom.domain.message import JSON, Spec
 from turnloom.domain.transcript import Dialect, transcript
 from turnloom.domain.turn import Turn
+from turnloom.engine.journal import Journal
 from turnloom.engine.scene import Scene, World
-from turnloom.ports import NotStarted, Orchestrator, ToolScope
-from turnloom.store.turns import Place, Record, Turns
+from turnloom.ports import Meter, NotStarted, Orchestrator, ToolScope
+from turnloom.store.turns import Place, Record, Turns, Unstored
 
 logger = logging.getLogger(__name__)
 
@@ -62,18 +64,30 @@ class Engine:
     brief: Callable[[Record], Awaitable[Brief]]
     orchestrator: Orchestrator
     pace: Pace = Pace()
+    meter: Meter | None = None
+
+    def journal(self, store: Turns | Unstored, record: Record, spec: Spec, ahead_seconds: float) -> Journal:
+        """The pen for a driver of this turn, whose events are measured."""
+        seen = partial(self.saw, record.place.api, model=spec.model)
+        return Journal(store, record, self.world.clock, ahead_seconds, self.pace.lease, seen)
+
+    def saw(self, api: str, event: Event, *, model: str | None = None) -> None:
+        """Measure what has happened, where figures are kept."""
+        if self.meter is not None:
+            self.meter.saw(event, api=api, model=model)
 
     async def hand_over(self, name: str, record: Record, spec: Spec) -> None:
         """Let the state machine go on with the turn. Out of reach, it is tried again when the lease is over."""
         try:
             await self.orchestrator.start(name, state_of(record, spec))
         except NotStarted as failure:
-            logger.warning("the state machine was not started: %s", failure)
+            logger.warning("the state machine was not started: %s", failure, extra={"turn_id": record.turn.id})
 
     async def fail(self, record: Record, problem: Problem) -> None:
         """End a turn that cannot go on. Raises ConditionFailed when someone else has come first."""
         failure = TurnFailed(max(self.world.clock.now(), record.turn.last_at + 1), problem.code, problem.message)
         await self.stores[record.place.api].settle(replace(record.with_events([failure]), lease=0, secrets=None))
+        self.saw(record.place.api, failure)
 
     def lease(self, seconds: float | None = None) -> int:
         """The time until which a driver that writes now is taken to be alive."""

@@ -21,7 +21,7 @@ from turnloom.domain.turn import Call, Inference, Said, Turn, evolve
 from turnloom.engine.cancel import cancel
 from turnloom.engine.engine import Brief, Engine
 from turnloom.engine.follow import Followed, follow
-from turnloom.engine.journal import AHEAD_SECONDS, Journal
+from turnloom.engine.journal import AHEAD_SECONDS
 from turnloom.engine.perform import perform
 from turnloom.engine.scene import Scene
 from turnloom.ports import ConditionFailed
@@ -59,7 +59,8 @@ class Run:
         self._engine = engine
         self._patience = engine.pace.patience[1 if waits else 0]
         self._store = store
-        self._journal = Journal(store, record, engine.world.clock, AHEAD_SECONDS, engine.pace.lease)
+        self._journal = engine.journal(store, record, brief.spec, AHEAD_SECONDS)
+        self._spoken = False
         self._held: list[Event] = []
         self._told: asyncio.Queue[Event | Problem | None] = asyncio.Queue()
         self._drive: asyncio.Task[None] | None = None
@@ -144,7 +145,7 @@ class Run:
         except asyncio.CancelledError:
             raise
         except Exception as failure:
-            self._told.put_nowait(_as_problem(failure))
+            self._told.put_nowait(_as_problem(failure, self.record.turn.id))
         finally:
             await self._let_go()
 
@@ -153,7 +154,7 @@ class Run:
             if self._last_work is not None:
                 await self._last_work()
         except Exception:
-            logger.exception("what was to be done after a turn failed")
+            logger.exception("what was to be done after a turn failed", extra={"turn_id": self.record.turn.id})
         finally:
             self._told.put_nowait(None)
 
@@ -192,7 +193,7 @@ class Run:
         except ConditionFailed:
             raise
         except Exception as failure:
-            await self._fail(_as_problem(failure))
+            await self._fail(_as_problem(failure, self.record.turn.id))
             return
         if handed_over:
             await self._tell_the_rest()
@@ -230,6 +231,14 @@ class Run:
             self._told.put_nowait(event)
         else:
             self._held.append(event)
+        if isinstance(event, Delta) and not self._spoken:
+            self._spoken = True
+            self._measure_first_token()
+
+    def _measure_first_token(self) -> None:
+        if self._engine.meter is not None:
+            seconds = (self._engine.world.clock.now() - self.record.turn.last_at) / 1e6
+            self._engine.meter.first_token(seconds, api=self.record.place.api, model=self.brief.spec.model)
 
     async def _release(self) -> None:
         """Log what was held back, then tell it."""
@@ -265,10 +274,10 @@ class Run:
             self._told.put_nowait(problem)
 
 
-def _as_problem(failure: Exception) -> Problem:
+def _as_problem(failure: Exception, turn_id: str) -> Problem:
     if isinstance(failure, Problem):
         return failure
-    logger.error("the driver of a turn broke down", exc_info=failure)
+    logger.error("the driver of a turn broke down", exc_info=failure, extra={"turn_id": turn_id})
     return ServerFault("The turn failed because of an internal error.")
 
 

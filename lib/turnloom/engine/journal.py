@@ -6,7 +6,7 @@ What has been noted but not logged is what a crash loses; `AHEAD_EVENTS` and `AH
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -27,11 +27,17 @@ class Journal:
     """Writes one turn on from `record`. Every write raises ConditionFailed once another driver or a cancel came first.
 
     `ahead_seconds` is how old an unlogged event may get: short where readers see only the log. Every write of a turn
-    that goes on holds for `lease_seconds`.
+    that goes on holds for `lease_seconds`. `seen` is called with every event that is noted.
     """
 
     def __init__(
-        self, store: Turns | Unstored, record: Record, clock: Clock, ahead_seconds: float, lease_seconds: float
+        self,
+        store: Turns | Unstored,
+        record: Record,
+        clock: Clock,
+        ahead_seconds: float,
+        lease_seconds: float,
+        seen: Callable[[Event], None],
     ) -> None:
         self.record = record
         self.turn: Turn = record.turn
@@ -43,12 +49,14 @@ class Journal:
         self._pending: list[Event] = []
         self._written = clock.now()
         self._looked = self._written
+        self._seen = seen
         self._lock = asyncio.Lock()
 
     def note(self, event: Event) -> None:
         """Let the event have happened; it is stored by one of the next writes."""
         self.turn = evolve(self.turn, event)
         self._pending.append(event)
+        self._seen(event)
 
     @property
     def unlogged(self) -> int:

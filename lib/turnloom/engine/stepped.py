@@ -14,7 +14,7 @@ from turnloom.domain.action import Action, AwaitClient, CallTools, Finish
 from turnloom.domain.decide import decide
 from turnloom.domain.errors import Problem, ServerFault
 from turnloom.domain.event import Event, TakenOver, TurnFailed
-from turnloom.domain.message import JSON
+from turnloom.domain.message import JSON, Spec
 from turnloom.domain.turn import evolve
 from turnloom.engine.engine import Brief, Engine, place_of, state_of
 from turnloom.engine.journal import LOOK_SECONDS, Journal
@@ -41,7 +41,7 @@ async def step(engine: Engine, state: State, kind: str) -> dict[str, JSON]:
     brief = await _brief(engine, record) if record is not None else None
     if record is None or brief is None:
         return {**state, "next": "done", "calls": []}
-    journal = _journal(engine, record)
+    journal = _journal(engine, record, brief.spec)
     if journal.turn.cut:
         journal.note(TakenOver(max(engine.world.clock.now(), record.turn.last_at + 1)))
     action = decide(journal.turn, brief.spec)
@@ -66,6 +66,7 @@ async def call_tool(engine: Engine, state: State, call_id: str) -> None:
     ):
         async for event in events:
             record = await _append_among_others(engine, record, event, call_id)
+            engine.saw(record.place.api, event)
 
 
 @asynccontextmanager
@@ -113,8 +114,8 @@ async def _brief(engine: Engine, record: Record) -> Brief | None:
         return None
 
 
-def _journal(engine: Engine, record: Record) -> Journal:
-    return Journal(engine.stores[record.place.api], record, engine.world.clock, engine.pace.logged, engine.pace.lease)
+def _journal(engine: Engine, record: Record, spec: Spec) -> Journal:
+    return engine.journal(engine.stores[record.place.api], record, spec, engine.pace.logged)
 
 
 async def _act(engine: Engine, journal: Journal, brief: Brief, action: Action) -> None:

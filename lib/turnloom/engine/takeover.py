@@ -42,7 +42,9 @@ async def take_over(engine: Engine, record: Record) -> None:
         lease = engine.lease()
         found = await store.settle(replace(found, lease=lease))
         taken = TakenOver(max(now, found.turn.last_at + 1), frames_ahead(found))
-        await _go_on(engine, await store.fence(found, lease, [taken]), lost + 1)
+        fenced = await store.fence(found, lease, [taken])
+        engine.saw(found.place.api, taken)
+        await _go_on(engine, fenced, lost + 1)
     except ConditionFailed:
         return
 
@@ -80,5 +82,5 @@ async def sweep(engine: Engine) -> int:
         try:
             await take_over(engine, record)
         except Exception:  # one turn must not keep the others from going on
-            logger.exception("turn %s could not be taken over", record.turn.id)
+            logger.exception("a turn could not be taken over", extra={"turn_id": record.turn.id})
     return len(overdue)
