@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -310,6 +311,16 @@ async def test_a_deleted_response_stops_where_it_runs(house: House) -> None:
     assert await house.services.responses.load(run.record.place) is None
     logged = await house.services.responses.tail(run.record)
     assert [event for batch in logged for event in batch.events] == [], "the driver has written nothing since"
+
+
+async def test_a_response_too_large_for_a_row_leaves_one_blob_and_none_when_it_is_deleted(
+    house: House, tmp_path: Path
+) -> None:
+    house.model.says("Long.")
+    turn = await answered(house, "x" * 1_000_000)
+    assert len(list((tmp_path / "blobs").iterdir())) == 1
+    await delete_response(house.services, "me", turn.id)
+    assert list((tmp_path / "blobs").iterdir()) == []
 
 
 # --- conversations

@@ -9,13 +9,12 @@ import logging
 
 
 def structured(service: str, level: str) -> None:
-    """Let every logger of this process write such lines to standard error, from this level on."""
+    """Let our loggers write such lines to standard error, from this level on, and everybody else's their warnings."""
     from aws_lambda_powertools.logging.formatter import LambdaPowertoolsFormatter
 
     handler = logging.StreamHandler()
     handler.setFormatter(LambdaPowertoolsFormatter(service=service, log_record_order=["level", "message"]))
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(level)
-    # Uvicorn's line for each request says less than our own, and names paths with ids.
-    logging.getLogger("uvicorn.access").setLevel(logging.WARNING)
+    root.setLevel(logging.WARNING)
+    logging.getLogger("turnloom").setLevel(level)

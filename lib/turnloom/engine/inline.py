@@ -66,7 +66,7 @@ class Run:
         self._drive: asyncio.Task[None] | None = None
         self._last_work: Callable[[], Awaitable[None]] | None = None
 
-    async def start(self, opening: Awaitable[None] | None = None) -> None:
+    async def start(self, opening: Awaitable[Record] | None = None) -> None:
         """Begin to drive, and wait until `opening`, the write that makes the turn exist, is done.
 
         The two overlap. When the opening fails, the drive is called off and the failure raised.
@@ -79,7 +79,7 @@ class Run:
         if self._journal.opened is not None:
             await self._await_opening(self._journal.opened)
 
-    async def _await_opening(self, opened: asyncio.Future[None]) -> None:
+    async def _await_opening(self, opened: asyncio.Future[Record]) -> None:
         try:
             await asyncio.shield(opened)
         except BaseException:

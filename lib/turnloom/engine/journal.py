@@ -41,7 +41,7 @@ class Journal:
     ) -> None:
         self.record = record
         self.turn: Turn = record.turn
-        self.opened: asyncio.Future[None] | None = None
+        self.opened: asyncio.Future[Record] | None = None
         self._store = store
         self._clock = clock
         self._ahead_seconds = ahead_seconds
@@ -76,8 +76,7 @@ class Journal:
     async def settle(self) -> None:
         """Write the turn's row with all its events: the turn rests, or has ended."""
         async with self._lock:
-            if self.opened is not None:
-                await self.opened
+            await self._await_opening()
             events = self.record.events + tuple(self._pending)
             check = self.turn.violation
             if check is not None and check.touchpoint == "assistant-output":
@@ -126,15 +125,17 @@ class Journal:
             self._looked = now
             await self._look()
 
-    async def _look(self) -> None:
+    async def _await_opening(self) -> None:
         if self.opened is not None:
-            await self.opened
+            self.record = replace(self.record, blob=self.record.blob or (await self.opened).blob)
+
+    async def _look(self) -> None:
+        await self._await_opening()
         if await self._store.fenced(self.record):
             raise ConditionFailed
 
     async def _append(self) -> None:
-        if self.opened is not None:
-            await self.opened
+        await self._await_opening()
         # Taken before the write: what is noted meanwhile belongs to the next batch.
         events, turn = tuple(self._pending), self.turn
         now = self._clock.now()

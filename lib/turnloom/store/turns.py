@@ -105,9 +105,11 @@ class Turns:
 
     # --- writing
 
-    async def open(self, record: Record) -> None:
+    async def open(self, record: Record) -> Record:
         """Store a new turn. Raises ConditionFailed when its place in the thread is taken."""
-        await self._put(await self._row(record), Absent())
+        row = await self._row(record)
+        await self._put(row, Absent())
+        return replace(record, blob=row.value.get("blob"))
 
     async def settle(self, record: Record) -> Record:
         """Store the record, with all its events, as the successor of the version it came from.
@@ -376,8 +378,8 @@ def _blob_key(record: Record) -> str:
 class Unstored:
     """Keeps nothing: for a turn that its caller asked not to be stored. It lives and ends with its driver."""
 
-    async def open(self, record: Record) -> None:
-        return None
+    async def open(self, record: Record) -> Record:
+        return record
 
     async def settle(self, record: Record) -> Record:
         return record
