@@ -132,13 +132,18 @@ Behaviour = Callable[..., Any]
 
 @dataclass
 class FakeTools:
-    """Tools as plain functions of keyword arguments; one that raises has failed, one may be a coroutine function."""
+    """Tools as plain functions of keyword arguments; one that raises has failed, one may be a coroutine function.
+
+    `forbidden` is an address that will not do.
+    """
 
     functions: Mapping[str, Behaviour] = field(default_factory=dict)
     ran: list[tuple[str, Mapping[str, JSON], ToolScope]] = field(default_factory=list)
+    forbidden: str = ""
 
     def check(self, endpoint: str) -> None:
-        """Any address will do."""
+        if endpoint == self.forbidden:
+            raise InvalidRequest("No tools are read from there.", code="invalid_value")
 
     async def call(self, source: ToolSource, arguments: Mapping[str, JSON], scope: ToolScope) -> ToolResult:
         given = {**arguments, **source.args}

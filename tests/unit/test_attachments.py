@@ -121,7 +121,7 @@ async def test_files_stay_as_they_are_where_the_model_takes_files(with_files: Se
 )
 async def test_a_pdf_becomes_text_where_the_model_takes_no_files(services: Services, part: Part) -> None:
     made = await prepared(services, [message(part)])
-    assert made == [message({"type": "input_file", "filename": "a.pdf", "text": "the text"})]
+    assert made == [message({**part, "text": "the text"})]
     assert read(made, True) == [UserMessage("a.pdf\n\nthe text")]
 
 
@@ -294,3 +294,17 @@ async def test_a_name_with_a_type_tells_what_a_store_without_types_does_not(
     [shown] = read(made, True)
     assert isinstance(shown, UserMessage)
     assert shown.content[0] == TextPart("a.html\n\n<p>\N{REPLACEMENT CHARACTER}</p>")
+
+
+class NeverThere(InlineDocuments):
+    async def file(self, url: str) -> FetchedFile:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
+async def test_files_that_are_not_ready_in_time_are_refused_by_their_place(services: Services) -> None:
+    world = replace(services.engine.world, retriever=NeverThere())
+    slow = replace(services, engine=replace(services.engine, world=world))
+    with pytest.raises(InvalidRequest) as refused:
+        await prepared(slow, [message({"type": "input_text", "text": "x"}, at())], seconds=0.01)
+    assert (refused.value.code, refused.value.param) == ("invalid_value", "input[0].content[1].file_url")

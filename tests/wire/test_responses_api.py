@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from typing import Any
 
 import openai
@@ -319,6 +320,50 @@ def test_tools_that_come_as_an_item_are_offered_and_keep_their_namespace(api: Ag
     body["input"] = [{"type": "additional_tools", "tools": [7]}]
     refused = api.http.post("/v1/responses", json=body)
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "input[0].tools[0]")
+
+
+def test_the_address_of_a_server_that_comes_as_an_item_is_not_shown_and_must_be_allowed(api: Agents) -> None:
+    server = {
+        "type": "mcp",
+        "server_label": "s",
+        "server_url": "https://tools.example/secret?key=1",
+        "headers": {"k": "v"},
+    }
+    item = {"type": "additional_tools", "tools": [server]}
+    api.house.model.says("Hello.")
+    body: Any = {"model": "m", "input": [item, {"role": "user", "content": "Hi."}]}
+    made = api.http.post("/v1/responses", json=body).json()
+    listed = api.http.get(f"/v1/responses/{made['id']}/input_items").text
+    assert "secret" not in listed and "https://tools.example/<redacted>" in listed and '"k"' not in listed
+    assert "secret" not in api.http.get("/v1/responses").text
+    api.house.tools.forbidden = "https://tools.example/secret?key=1"
+    refused = api.http.post("/v1/responses", json=body)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "input[0].tools[0].server_url")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_server_inside_a_namespace_is_kept_by_its_label_alone(api: Agents, stream: bool) -> None:
+    inner = {"type": "mcp", "server_label": "s", "server_url": "https://tools.example/secret", "headers": {"k": "v"}}
+    tools = [{"type": "namespace", "name": "n", "tools": [inner]}]
+    api.house.model.says("Hello.")
+    told = api.http.post("/v1/responses", json={"model": "m", "input": "Hi.", "tools": tools, "stream": stream})
+    assert told.status_code == 200 and "secret" not in told.text
+    [listed] = api.http.get("/v1/responses").json()["data"]
+    assert listed["status"] == "completed" and listed["tools"][0]["tools"] == [{"type": "mcp", "server_label": "s"}]
+
+
+def test_a_pdf_is_listed_as_it_was_sent_and_can_be_sent_again(api: Agents) -> None:
+    data = "data:application/pdf;base64," + base64.b64encode(b"%PDF-1.4 what it says").decode()
+    part = {"type": "input_file", "filename": "a.pdf", "file_data": data}
+    for _ in range(2):
+        api.house.model.says("Read.")
+    made = api.http.post("/v1/responses", json={"model": "m", "input": [{"role": "user", "content": [part]}]}).json()
+    listed = api.http.get(f"/v1/responses/{made['id']}/input_items").json()["data"]
+    assert listed[0]["content"] == [part]
+    again = api.http.post("/v1/responses", json={"model": "m", "input": listed})
+    assert again.status_code == 200, again.text
+    first, second = api.house.model.requests
+    assert first.messages == second.messages
 
 
 def test_a_client_that_drops_its_stream_loses_nothing(api: Agents, client: OpenAI) -> None:

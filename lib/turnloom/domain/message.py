@@ -208,10 +208,6 @@ class Spec:
     checks_client_arguments: bool = True
     fails_on_refused_credentials: bool = False
 
-    def tool(self, name: str) -> Tool | None:
-        """The tool that the model knows by this name, if it was offered."""
-        return next((tool for tool in self.tools if tool.name == name), None)
-
 
 MOST_NAME_CHARACTERS = 64
 """Of a tool's name, for the endpoints that are strict about it."""

@@ -24,22 +24,26 @@ AT_ONCE = 5
 MOST_FETCHED_BYTES = 50 * 1024 * 1024
 """What all addresses in one request may give together."""
 
+MOST_SECONDS = 25.0
+"""For all files of one request: the functions that do not stream have 29 seconds for all they do."""
+
 _LISTS = {"message": "content", "function_call_output": "output", "custom_tool_call_output": "output"}
 
 
-async def prepared(services: Services, items: Sequence[Mapping[str, Any]]) -> list[JSON]:
+async def prepared(services: Services, items: Sequence[Mapping[str, Any]], seconds: float = MOST_SECONDS) -> list[JSON]:
     """The items with the content of their files in them; an item in which nothing changes is the same object.
 
     A part that had a `file_url` gets `file_data`, and `filename` if it had none. A PDF that the model cannot take gets
-    `text` in place of `file_data`; a part that has `text` or `file_data` already is not fetched. Raises InvalidRequest
-    with the culprit's path: `unsupported_file` for a file that cannot be read, `invalid_value` for an address.
+    `text`, beside the `file_data` that the client sent, which is listed; a part that has `text` or `file_data` already
+    is not fetched. Raises InvalidRequest with the culprit's path: `unsupported_file` for a file that cannot be read,
+    `invalid_value` for an address, or for files that are not ready in time.
     """
     made: list[JSON] = list(items)
     spots = list(_spots(items))
     if not spots:
         return made
     world = services.engine.world
-    desk = _Desk(world.retriever, getattr(world.model, "takes_files", False), asyncio.Semaphore(AT_ONCE))
+    desk = _Desk(world.retriever, getattr(world.model, "takes_files", False), asyncio.Semaphore(AT_ONCE), seconds)
     for spot, part in zip(spots, await _side_by_side(desk, spots), strict=True):
         if part is spot.part:
             continue
@@ -77,12 +81,15 @@ def _spots(items: Sequence[Mapping[str, Any]]) -> Iterator[_Spot]:
 
 
 async def _side_by_side(desk: _Desk, spots: Sequence[_Spot]) -> list[Mapping[str, Any]]:
-    """The parts, made ready; the first failure ends the work on all others."""
+    """The parts, made ready; the first failure, or the end of time, ends the work on all others."""
     try:
-        async with asyncio.TaskGroup() as group:
+        async with asyncio.timeout(desk.seconds), asyncio.TaskGroup() as group:
             tasks = [group.create_task(desk.ready(spot)) for spot in spots]
     except ExceptionGroup as failures:
         raise failures.exceptions[0] from None
+    except TimeoutError:
+        message = f"The files of the request were not ready within {desk.seconds:g} seconds"
+        raise InvalidRequest(message, code="invalid_value", param=spots[0].culprit) from None
     return [task.result() for task in tasks]
 
 
@@ -93,6 +100,7 @@ class _Desk:
     retriever: Retriever
     takes_files: bool
     seats: asyncio.Semaphore
+    seconds: float
     left: int = MOST_FETCHED_BYTES
 
     async def ready(self, spot: _Spot) -> Mapping[str, Any]:
@@ -107,7 +115,7 @@ class _Desk:
         text = await self._text(opened_file(part))
         if text is None:
             return part
-        return {key: value for key, value in part.items() if key != "file_data"} | {"text": text}
+        return {**part, "text": text}
 
     async def _fetched(self, part: Mapping[str, Any]) -> Mapping[str, Any]:
         found = await self.retriever.file(part["file_url"])

@@ -15,20 +15,24 @@ from turnloom.usecases.services import Services
 
 def rules(services: Services, settings: Mapping[str, Any], history: Sequence[Turn], items: Sequence[JSON]) -> Spec:
     """The rules of the request, with what the turns before it have brought: listed tools, calls to be allowed."""
-    spec = spec_of(settings, services.limits.inferences, _tools_among(history, items))
+    spec = spec_of(settings, services.limits.inferences, tools_among(settings, history, items))
     servers = tuple(_known(server, history, items) for server in spec.servers)
     return replace(spec, servers=servers, allowed_calls=allowed_calls(history, items, spec))
 
 
-def _tools_among(history: Sequence[Turn], items: Sequence[JSON]) -> list[JSON]:
-    """The tools that came as items, as Codex sends them to some models; the newest list counts."""
+def tools_among(settings: Mapping[str, Any], history: Sequence[Turn], items: Sequence[JSON]) -> list[JSON]:
+    """The tools that came as items, as Codex sends them to some models; the newest list counts.
+
+    A server of the same label among the tools of the request stands for one that came as an item.
+    """
     lists = (
         item["tools"]
         for given in (items, *(turn.input for turn in reversed(history)))
         for item in given[::-1]
         if item["type"] == "additional_tools"
     )
-    return next(lists, [])
+    labels = {tool["server_label"] for tool in settings.get("tools", ()) if tool["type"] == "mcp"}
+    return [tool for tool in next(lists, []) if tool.get("server_label") not in labels]
 
 
 def _known(server: ToolServer, history: Sequence[Turn], items: Sequence[JSON]) -> ToolServer:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -68,7 +68,7 @@ async def create_response(services: Services, caller: Caller, asked: ResponseReq
 
     Raises InvalidRequest, NotFound, Busy before anything is stored or paid for.
     """
-    _check_servers(services, asked.settings)
+    _check_servers(services, asked)
     chain = await _chain(services, caller.owner, asked.settings)
     while True:
         asked = replace(asked, input=with_calls(chain.turns, asked.input))
@@ -160,15 +160,24 @@ async def _chain(services: Services, owner: str, settings: Mapping[str, Any]) ->
     return chain
 
 
-def _check_servers(services: Services, settings: Mapping[str, Any]) -> None:
-    for place, tool in enumerate(settings.get("tools", ())):
+def _check_servers(services: Services, asked: ResponseRequest) -> None:
+    for path, tool in _tools_of(asked):
         if tool["type"] != "mcp":
             continue
         try:
             services.engine.world.tools.check(tool["server_url"])
         except InvalidRequest as refusal:
-            param = f"tools[{place}].server_url"
+            param = f"{path}.server_url"
             raise InvalidRequest(refusal.message, code=refusal.code, param=param) from None
+
+
+def _tools_of(asked: ResponseRequest) -> Iterator[tuple[str, JSON]]:
+    """All tools of the request, those that came as items too, each with its path."""
+    for place, tool in enumerate(asked.settings.get("tools", ())):
+        yield f"tools[{place}]", tool
+    for number, item in enumerate(asked.input):
+        for place, tool in enumerate(item["tools"] if item["type"] == "additional_tools" else ()):
+            yield f"input[{number}].tools[{place}]", tool
 
 
 async def _elsewhere(services: Services, owner: str, chain: Chain, asked: ResponseRequest) -> Chain:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from typing import Any, assert_never
 
-from turnloom.domain.layout import CALL_OUTPUTS, MOST_ID_CHARACTERS, Placed, input_ids, item_id, placed
+from turnloom.domain.layout import CALL_OUTPUTS, Placed, input_ids, item_id, placed
 from turnloom.domain.message import JSON
 from turnloom.domain.responses_input import hidden
 from turnloom.domain.turn import (
@@ -28,8 +28,9 @@ from turnloom.domain.turn import (
 from turnloom.wire.responses_api import shapes
 from turnloom.wire.responses_api.sealing import Seal
 from turnloom.wire.responses_api.shapes import Item, Status
+from turnloom.wire.responses_api.tools import tool_json
 
-__all__ = ["MOST_ID_CHARACTERS", "Item", "input_items", "output_items"]
+__all__ = ["Item", "input_items", "output_items"]
 
 
 def output_items(turn: Turn, *, alias: bool = False, seal: Seal | None = None) -> list[Item]:
@@ -132,6 +133,8 @@ def _listed(item: Mapping[str, Any]) -> Item:
             return {"output": None, "error": None, "approval_request_id": None, **shown}
         case "reasoning":
             return {"summary": [], **shown}
+        case "additional_tools":
+            return {**shown, "tools": [tool_json(tool) for tool in item["tools"]]}
         case kind if kind in CALL_OUTPUTS and isinstance(item["output"], list):
             return {**shown, "output": [_without_read(part) for part in item["output"]]}
         case _:

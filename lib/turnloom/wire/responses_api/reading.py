@@ -187,8 +187,6 @@ def _list(values: list[JSON], kind: str, key: str, path: str) -> list[JSON]:
             return [_thought(part, _THOUGHTS[key], f"{path}[{place}]") for place, part in enumerate(values)]
         case ("mcp_list_tools", _):
             return [_listed_tool(tool, f"{path}[{place}]") for place, tool in enumerate(values)]
-        case ("additional_tools", _):
-            return _tools(values, path)
         case _:
             for place, value in enumerate(values):
                 _check_type(value, _MEMBERS[kind, key], f"{path}[{place}]")

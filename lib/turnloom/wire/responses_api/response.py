@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, assert_never
-from urllib.parse import urlsplit
 
 from turnloom.domain.event import Reason, TurnFailed
 from turnloom.domain.message import JSON, Usage
@@ -12,6 +11,7 @@ from turnloom.domain.turn import Turn
 from turnloom.wire.problems import responses_envelope
 from turnloom.wire.responses_api.items import output_items
 from turnloom.wire.responses_api.sealing import Seal
+from turnloom.wire.responses_api.tools import tool_json
 
 Verdict = dict[str, Any]
 """What a Response says of how far it has come."""
@@ -128,23 +128,11 @@ def request_json(turn_id: str, started_at: int, settings: Mapping[str, Any]) -> 
         "created_at": started_at // 1_000_000,
         "model": settings.get("model", ""),
         **echoed,
-        "tools": [_tool_json(tool) for tool in settings.get("tools", ())],
+        "tools": [tool_json(tool) for tool in settings.get("tools", ())],
         "text": _text_json(settings.get("text", {})),
         "reasoning": {"effort": None, "summary": None, **settings.get("reasoning", {})},
         "service_tier": "default",
     }
-
-
-def _tool_json(tool: Mapping[str, Any]) -> JSON:
-    match tool.get("type"):
-        case "function":
-            return {"type": "function", "name": "", "description": None, "parameters": None, "strict": None, **tool}
-        case "mcp":
-            return {**tool, "server_url": _redacted(tool["server_url"])}
-        case "namespace":
-            return {**tool, "tools": [_tool_json(inner) for inner in tool["tools"]]}
-        case _:
-            return dict(tool)
 
 
 def _text_json(text: Mapping[str, Any]) -> JSON:
@@ -153,11 +141,3 @@ def _text_json(text: Mapping[str, Any]) -> JSON:
         # Open Responses requires both keys and refuses a `strict` of null; upstream takes false when it is not told.
         given = {"description": None, "strict": False, **given}
     return {**text, "format": given}
-
-
-def _redacted(url: str) -> str:
-    """The address as far as it cannot hold a secret."""
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    origin = f"{parts.scheme}://{host}"
-    return f"{origin}/<redacted>" if parts.path.strip("/") or parts.query else origin

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import ConfigDict, field_validator
 
@@ -87,12 +88,12 @@ class NamespaceTool(Shape):
     tools: list[dict[str, Any]] | None = None
 
 
-class ToolFilter(Shape):
+class NamesOrReadOnly(Shape):
     tool_names: list[str] | None = None
     read_only: bool | None = None
 
 
-class ApprovalFilter(ToolFilter):
+class ApprovalFilter(NamesOrReadOnly):
     """Strict, as a misspelled key would let everything pass."""
 
     model_config = ConfigDict(extra="forbid")
@@ -111,7 +112,7 @@ class McpTool(Shape):
     server_description: str | None = None
     headers: dict[str, str] | None = None
     authorization: str | None = None
-    allowed_tools: ToolFilter | None = None
+    allowed_tools: NamesOrReadOnly | None = None
 
     @field_validator("server_url")
     @classmethod
@@ -206,3 +207,27 @@ def _keep_secret(tool: Mapping[str, Any], path: str, secrets: Secrets) -> None:
         headers["Authorization"] = f"Bearer {tool['authorization']}"
     if headers and secrets.setdefault(tool["server_url"], headers) != headers:
         wrong_value(path, f"Two MCP tools give different credentials for the same server, '{tool['server_label']}'.")
+
+
+# --- telling a tool
+
+
+def tool_json(tool: Mapping[str, Any]) -> JSON:
+    """A kept tool as readers see it: keys that they look for are there, and no address tells a secret."""
+    match tool.get("type"):
+        case "function":
+            return {"type": "function", "name": "", "description": None, "parameters": None, "strict": None, **tool}
+        case "mcp" if "server_url" in tool:
+            return {**tool, "server_url": _redacted(tool["server_url"])}
+        case "namespace":
+            return {**tool, "tools": [tool_json(inner) for inner in tool["tools"]]}
+        case _:
+            return dict(tool)
+
+
+def _redacted(url: str) -> str:
+    """The address as far as it cannot hold a secret."""
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    origin = f"{parts.scheme}://{host}"
+    return f"{origin}/<redacted>" if parts.path.strip("/") or parts.query else origin
