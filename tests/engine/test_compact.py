@@ -126,6 +126,49 @@ async def test_a_response_whose_summary_fails_has_failed(house: House) -> None:
     assert turn.failure is not None and turn.failure.code == "upstream_error" and item_ids(turn) == {}
 
 
+async def test_a_client_that_sends_its_whole_history_is_answered_from_the_summary_and_its_newest_message(
+    house: House,
+) -> None:
+    house.model._rule = summing
+    history = [said("Be kind.", "developer"), said(LONG), said("re: long", "assistant"), said("And now?")]
+    await answered(house, *history, context_management=ABOVE, store=False)
+    assert texts(house) == [SUMMED_UP, "Be kind.", "And now?"]
+
+
+async def test_a_client_whose_newest_message_led_to_a_call_keeps_the_call_with_its_result(house: House) -> None:
+    house.model._rule = summing
+    call = {"type": "function_call", "call_id": "c", "name": "lookup", "arguments": "{}"}
+    history = [said(LONG), said("re: long", "assistant"), said("Look it up."), call, found("c", "42")]
+    await answered(house, *history, context_management=ABOVE, tools=[LOOKUP])
+    assert texts(house)[:2] == [SUMMED_UP, "Look it up."] and results(house) == ["42"]
+
+
+@pytest.mark.parametrize(
+    "said_of_it",
+    [
+        [TextChunk("They sa"), Finished("length", USAGE)],
+        [TextChunk("I will not.", "refusal"), Finished("stop", USAGE)],
+        [TextChunk(" \n"), Finished("stop", USAGE)],
+    ],
+)
+async def test_a_summary_that_is_none_stands_for_nothing(house: House, said_of_it: list[Any]) -> None:
+    house.model.answers(*said_of_it)
+    turn = await answered(house, LONG, context_management=ABOVE)
+    assert turn.failure is not None and turn.failure.code == "upstream_error" and item_ids(turn) == {}
+    house.model.answers(*said_of_it)
+    with pytest.raises(UpstreamBroken):
+        await compact(house.services, "me", ResponseRequest([said("Hi")], {"model": "m"}))
+
+
+async def test_the_form_of_the_answer_is_not_that_of_the_summary(house: House) -> None:
+    house.model._rule = summing
+    form = {"format": {"type": "json_schema", "name": "n", "schema": {"type": "object"}}}
+    await answered(house, LONG, context_management=ABOVE, text=form, max_output_tokens=20)
+    summing_up, answering = house.model.requests
+    assert summing_up.response_format is None and summing_up.max_tokens is None
+    assert answering.response_format is not None
+
+
 async def test_a_summary_is_made_once_although_the_driver_was_lost_behind_it(house: House) -> None:
     house.model._rule = summing
     house.orchestrator.refusals = 1

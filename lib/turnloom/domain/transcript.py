@@ -112,7 +112,8 @@ def _turn_messages(turn: Turn, dialect: Dialect, *, current: bool) -> list[Messa
     if violation is not None and violation.touchpoint == "user-input":
         return [UserMessage(WITHHELD), AssistantMessage(refusal(violation))]
     summaries = [summary_message(step.summary) for step in turn.steps if isinstance(step, Compaction)]
-    messages = [*summaries, *dialect.read(turn.input, current)]
+    given = dialect.read(turn.input, current)
+    messages: list[Message] = [*summaries, *_newest(given)] if summaries else given
     for step in turn.steps:
         # What a lost driver left half said is not shown to the model that is asked again.
         if isinstance(step, Inference) and step.finish is None and (current or not dialect.replays_failed):
@@ -121,6 +122,22 @@ def _turn_messages(turn: Turn, dialect: Dialect, *, current: bool) -> list[Messa
     if violation is not None:
         messages.append(AssistantMessage(refusal(violation)))
     return messages
+
+
+def _newest(messages: Sequence[Message]) -> list[Message]:
+    """What a summary of all these does not stand for: instructions, and all from the user's newest message on.
+
+    Clients that keep their history themselves send all of it with every turn. A message right behind a result may be
+    the images of that.
+    """
+    starts = (
+        place
+        for place in range(len(messages) - 1, -1, -1)
+        if isinstance(messages[place], UserMessage) and not (place and isinstance(messages[place - 1], ToolMessage))
+    )
+    start = next(starts, 0)
+    instructions = (message for message in messages[:start] if isinstance(message, SystemMessage))
+    return [*(message for message in instructions if not str(message.content).startswith(SUMMARY)), *messages[start:]]
 
 
 def _tell(step: Step, messages: list[Message]) -> None:

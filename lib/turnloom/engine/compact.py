@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from contextlib import aclosing
-from dataclasses import replace
 
+from turnloom.domain.errors import UpstreamBroken
 from turnloom.domain.message import ImagePart, Message, SystemMessage, ToolMessage, Usage, UserMessage
 from turnloom.ports import Finished, Model, ModelRequest, TextChunk
 
@@ -39,18 +39,19 @@ def estimate(request: ModelRequest) -> int:
 
 
 async def summed_up(model: Model, request: ModelRequest) -> tuple[str, Usage]:
-    """A summary of the messages, made by the model, and what it cost. Raises what `Model.stream` raises."""
-    asked = replace(request, messages=(*request.messages, UserMessage(_TASK)), tools=(), tool_choice=None)
-    texts: list[str] = []
-    usage: Usage | None = None
-    async with aclosing(model.stream(asked)) as chunks:
-        async for chunk in chunks:
-            if isinstance(chunk, TextChunk) and chunk.block == "text":
-                texts.append(chunk.text)
-            elif isinstance(chunk, Finished):
-                usage = chunk.usage
-    summary = "".join(texts)
-    return summary, usage or Usage(estimate(asked), -(-len(summary) // CHARACTERS_PER_TOKEN))
+    """A summary of the messages, made by the model, and what it cost.
+
+    Raises what `Model.stream` raises, and UpstreamBroken for a summary that is empty or was cut, as it would stand for
+    all that was said.
+    """
+    asked = ModelRequest(request.model, (*request.messages, UserMessage(_TASK)), patience=request.patience)
+    async with aclosing(model.stream(asked)) as stream:
+        chunks = [chunk async for chunk in stream]
+    summary = "".join(chunk.text for chunk in chunks if isinstance(chunk, TextChunk) and chunk.block == "text")
+    end = chunks[-1]
+    if not isinstance(end, Finished) or end.reason != "stop" or not summary.strip():
+        raise UpstreamBroken("The model gave no whole summary of the conversation.")
+    return summary, end.usage or Usage(estimate(asked), -(-len(summary) // CHARACTERS_PER_TOKEN))
 
 
 def shortened(messages: Sequence[Message]) -> tuple[Message, ...] | None:

@@ -20,7 +20,7 @@ from turnloom.usecases.services import Services
 
 
 @dataclass(frozen=True, slots=True)
-class Compacted:
+class SummedUp:
     """A context that was summed up: the turns of which it consisted, the newest being what the request brought."""
 
     turns: Sequence[Turn]
@@ -34,11 +34,11 @@ async def count_tokens(services: Services, owner: str, asked: ResponseRequest) -
     return await tokens(services.engine.world.model, request)
 
 
-async def compact(services: Services, owner: str, asked: ResponseRequest) -> Compacted:
+async def compact(services: Services, owner: str, asked: ResponseRequest) -> SummedUp:
     """Let the model sum up the context. Raises what `create_response` raises, and UpstreamError."""
     request, turns = await _request(services, owner, asked)
     summary, usage = await summed_up(services.engine.world.model, request)
-    return Compacted(turns, summary, usage)
+    return SummedUp(turns, summary, usage)
 
 
 async def _request(services: Services, owner: str, asked: ResponseRequest) -> tuple[ModelRequest, Sequence[Turn]]:

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 from turnloom.domain.layout import item_id
 from turnloom.domain.message import JSON
-from turnloom.usecases.contexts import Compacted
+from turnloom.usecases.contexts import SummedUp
 from turnloom.wire.responses_api.items import Item, input_items
 from turnloom.wire.responses_api.response import usage_json
 from turnloom.wire.responses_api.sealing import Seal
 
 
-def compaction_json(compacted: Compacted, now: int, seal: Seal) -> JSON:
+def compaction_json(compacted: SummedUp, now: int, seal: Seal) -> JSON:
     """All that users said, then one item that holds the summary of everything; valid input for a new response."""
     newest = compacted.turns[-1]
     summary = {
@@ -30,7 +30,7 @@ def compaction_json(compacted: Compacted, now: int, seal: Seal) -> JSON:
     }
 
 
-def _users_messages(compacted: Compacted) -> Sequence[Item]:
+def _users_messages(compacted: SummedUp) -> Sequence[Item]:
     taken: set[str] = set()
     found: list[Item] = []
     for turn in compacted.turns:
