@@ -162,6 +162,11 @@ class ModelInfo:
 class Model(Protocol):
     """An OpenAI-compatible endpoint."""
 
+    @property
+    def takes_files(self) -> bool:
+        """Whether it is shown files such as PDFs, which else become text before."""
+        ...
+
     def stream(self, request: ModelRequest) -> AsyncGenerator[Chunk]:
         """The answer in chunks, the last one `Finished`.
 

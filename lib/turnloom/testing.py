@@ -49,6 +49,7 @@ class ScriptedModel:
 
     def __init__(self, rule: Callable[[ModelRequest], Answer] | None = None) -> None:
         self.requests: list[ModelRequest] = []
+        self.takes_files = False
         self.closed = 0
         self.tokens: Callable[[ModelRequest], int | None] = lambda request: None
         self._rule = rule

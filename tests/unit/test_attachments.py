@@ -28,7 +28,9 @@ PLACE = "https://files.example/a"
 class FileModel(ScriptedModel):
     """A model behind an adapter that takes files."""
 
-    takes_files = True
+    def __init__(self) -> None:
+        super().__init__()
+        self.takes_files = True
 
 
 def equipped(services: Services, **ports: Any) -> Services:

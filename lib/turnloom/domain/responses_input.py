@@ -17,7 +17,6 @@ import mimetypes
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -39,7 +38,7 @@ from turnloom.domain.message import (
     flat_name,
 )
 from turnloom.domain.transcript import NOT_ALLOWED, Dialect, content_text, summary_message
-from turnloom.domain.turn import Call, Inference, Turn
+from turnloom.domain.turn import Call, Inference, Turn, remembered
 
 Item = Mapping[str, Any]
 
@@ -266,7 +265,7 @@ def _noted(items: Sequence[Item]) -> _Notes:
     )
 
 
-@lru_cache(maxsize=4096)
+@remembered
 def _noted_of(turn: Turn) -> _Notes:
     """The notes of a turn of the history, remembered: each new turn of a chain asks for them again.
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import assert_never
 
 from turnloom.domain.event import ShieldsRun
@@ -35,6 +34,7 @@ from turnloom.domain.turn import (
     Step,
     ToolRun,
     Turn,
+    remembered,
 )
 
 NO_RESULT = "There is no result: this call was never answered."
@@ -101,10 +101,18 @@ def refusal(check: ShieldCheck | ShieldsRun) -> str:
     return str((check.violation or {}).get("user_message") or REFUSAL)
 
 
-@lru_cache(maxsize=4096)
 def _told(turn: Turn, dialect: Dialect) -> tuple[Message, ...]:
     """A turn of the history, remembered: the same turns are told again with every turn that follows them."""
-    return tuple(_turn_messages(turn, dialect, current=False))
+    told = _told_in(turn)
+    if dialect not in told:
+        told[dialect] = tuple(_turn_messages(turn, dialect, current=False))
+    return told[dialect]
+
+
+@remembered
+def _told_in(turn: Turn) -> dict[Dialect, tuple[Message, ...]]:
+    """What the turn was told as, by dialect, as far as somebody has asked."""
+    return {}
 
 
 def _turn_messages(turn: Turn, dialect: Dialect, *, current: bool) -> list[Message]:

@@ -13,10 +13,11 @@ send their results; `InputProvided` then reopens the turn (contract of the Agent
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
-from typing import Literal, assert_never
+from functools import reduce, wraps
+from typing import Literal, TypeVar, assert_never
+from weakref import WeakKeyDictionary
 
 from turnloom.domain.event import (
     CallsAllowed,
@@ -47,6 +48,7 @@ from turnloom.domain.event import (
 )
 from turnloom.domain.message import JSON, AllowedCall, ToolCall, ToolKind, Usage, flat_name
 
+T = TypeVar("T")
 Status = Literal["in_progress", "awaiting_input", "completed", "failed", "abandoned", "cancelled"]
 
 
@@ -180,7 +182,7 @@ class ShieldCheck:
 Step = Inference | Resumption | ToolRun | ClientRun | Retrieval | Listing | Compaction | ShieldCheck
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Turn:
     """What is known of a turn after some of its events; `last_at` is the time of the newest one.
 
@@ -268,6 +270,19 @@ class Turn:
             str(answer["call_id"]) for step in self.steps if isinstance(step, ClientRun) for answer in step.responses
         }
         return frozenset(runs | answers)
+
+
+def remembered(work: Callable[[Turn], T]) -> Callable[[Turn], T]:
+    """The function, which works out its result for a turn once, for as long as somebody holds that turn."""
+    known: WeakKeyDictionary[Turn, T] = WeakKeyDictionary()
+
+    @wraps(work)
+    def recalled(turn: Turn) -> T:
+        if turn not in known:
+            known[turn] = work(turn)
+        return known[turn]
+
+    return recalled
 
 
 def fold(turn: Turn, events: Iterable[Event]) -> Turn:

@@ -2,7 +2,8 @@
 
 Deleting an agent or a session writes its name here first, then hides it, then removes it piece by piece, then takes
 the name off. Whoever dies in between leaves the name, and the sweeper goes on. A session that is to expire is on the
-list from its start, due when it may be over.
+list from its start, due when it may be over. The name of a conversation stays when it is removed, due when everybody
+who was at work in it must have ended: the sweeper then removes what they have left.
 """
 
 from __future__ import annotations

@@ -34,8 +34,8 @@ from turnloom.store.keys import partition, place_in_thread, split
 INLINE_BYTES = 300_000
 """What a row may hold of events; DynamoDB ends at 400 KB, and the rest of the row needs room."""
 LOG_SECONDS = 24 * 3600
-REMEMBERED = 4096
-REMEMBERED_EVENTS = 40
+REMEMBERED = 2048
+REMEMBERED_CHARACTERS = 8_000
 """How many turns that rest a process keeps folded, and how long these may be: history is read again and again."""
 SHARDS = 8
 
@@ -120,6 +120,12 @@ class Turns:
         await self._put(row, Version(record.version))
         await self._drop_blob(record.blob)
         return replace(record, version=row.version, blob=row.value.get("blob"))
+
+    async def rewrite(self, record: Record) -> Record:
+        """Settle a turn that has ended with less in it than there was; its log, which tells all, goes too."""
+        kept = await self.settle(record)
+        await self._drop_log(record)
+        return kept
 
     async def append(self, record: Record, events: Sequence[Event], lease: int, turn: Turn | None = None) -> Record:
         """Append a batch to the log and prolong the lease; `turn` spares folding the events again.
@@ -296,7 +302,7 @@ class Turns:
     async def _merged(self, row: Row) -> Record | None:
         """The record for reading, remembered if it is small and cannot change under its version any more."""
         record = await self._read(row, merged=True)
-        if record is None or record.running or len(record.events) > REMEMBERED_EVENTS or record.blob is not None:
+        if record is None or record.running or len(str(row.value)) > REMEMBERED_CHARACTERS or record.blob is not None:
             return record
         self._remembered[_key_of(row)] = record
         if len(self._remembered) > REMEMBERED:

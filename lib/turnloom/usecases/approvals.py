@@ -20,19 +20,17 @@ def with_calls(history: Iterable[Turn], items: Sequence[Mapping[str, Any]]) -> l
     if not answers:
         return list(items)
     asked = {call.request: call for call in (*_asked(history), *_asked_in(items))}
-    for answer in answers:
-        if answer["approval_request_id"] not in asked:
-            message = f"No approval request found with id '{answer['approval_request_id']}'."
-            raise InvalidRequest(message, param="input")
     return [
-        {**item, "call_id": asked[item["approval_request_id"]].call_id} if item in answers else item for item in items
+        {**item, "call_id": _found(asked, item["approval_request_id"]).call_id} if item in answers else item
+        for item in items
     ]
 
 
 def allowed_calls(history: Sequence[Turn], items: Sequence[Mapping[str, Any]], spec: Spec) -> tuple[AllowedCall, ...]:
     """The calls that the client has just allowed, and that have not been made yet.
 
-    Raises InvalidRequest when a call's server is not among the tools again: its secrets were not kept.
+    Raises InvalidRequest when a request was deleted since the client was taken at its word, and when a call's server is
+    not among the tools again: its secrets were not kept.
     """
     answers = [item for item in items if item["type"] == "mcp_approval_response"]
     denied = {answer["approval_request_id"] for answer in answers if not answer["approve"]}
@@ -41,13 +39,19 @@ def allowed_calls(history: Sequence[Turn], items: Sequence[Mapping[str, Any]], s
         return ()
     asked = {call.request: call for call in (*_asked(history), *_asked_in(items))}
     made = {*_made(history), *_made_in(items)}
-    calls = tuple(asked[request] for request in dict.fromkeys(approved) if request not in made)
+    calls = tuple(_found(asked, request) for request in dict.fromkeys(approved) if request not in made)
     servers = {server.label for server in spec.servers}
     for call in calls:
         if call.group not in servers:
             message = f"The call that was approved needs the MCP server '{call.group}' among the tools again."
             raise InvalidRequest(message, code="missing_required_parameter", param="tools")
     return calls
+
+
+def _found(asked: Mapping[str, AllowedCall], request: str) -> AllowedCall:
+    if request not in asked:
+        raise InvalidRequest(f"No approval request found with id '{request}'.", param="input")
+    return asked[request]
 
 
 def _asked(history: Iterable[Turn]) -> Iterator[AllowedCall]:

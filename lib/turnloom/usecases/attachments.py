@@ -43,7 +43,7 @@ async def prepared(services: Services, items: Sequence[Mapping[str, Any]], secon
     if not spots:
         return made
     world = services.engine.world
-    desk = _Desk(world.retriever, getattr(world.model, "takes_files", False), asyncio.Semaphore(AT_ONCE), seconds)
+    desk = _Desk(world.retriever, world.model.takes_files, asyncio.Semaphore(AT_ONCE), seconds)
     for spot, part in zip(spots, await _side_by_side(desk, spots), strict=True):
         if part is spot.part:
             continue

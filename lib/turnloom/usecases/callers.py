@@ -6,7 +6,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from turnloom.domain.errors import ServerFault
 from turnloom.domain.message import JSON
+from turnloom.ports import Unreadable
 from turnloom.store.turns import Record
 from turnloom.usecases.services import Services
 
@@ -29,11 +31,21 @@ def sealed(services: Services, caller: Caller) -> str | None:
 
 
 def unsealed(services: Services, record: Record) -> Caller:
-    """The caller of a stored turn, with the secrets that it was sealed with."""
+    """The caller of a stored turn, with the secrets that it was sealed with.
+
+    Raises ServerFault when they can be read no more.
+    """
+    owner = record.place.owner
     if record.secrets is None:
-        return Caller(record.place.owner)
-    headers, provider_data = json.loads(services.vault.unseal(record.secrets, _context(record.place.owner)))
-    return Caller(record.place.owner, headers, provider_data)
+        return Caller(owner)
+    try:
+        headers, provider_data = json.loads(services.vault.unseal(record.secrets, _context(owner)))
+    except Unreadable:
+        raise ServerFault(
+            f"The credentials that '{record.turn.id}' was started with cannot be read any more: "
+            "the key of this deployment that they were sealed with was changed."
+        ) from None
+    return Caller(owner, headers, provider_data)
 
 
 def _context(owner: str) -> str:

@@ -20,6 +20,7 @@ from turnloom.domain.errors import Busy, InvalidRequest, NotFound
 from turnloom.domain.layout import without
 from turnloom.domain.turn import Turn
 from turnloom.engine.takeover import take_over
+from turnloom.store.conversations import thread_of
 from turnloom.store.turns import Place, Record
 from turnloom.usecases.services import Services
 
@@ -121,9 +122,8 @@ def in_conversation(record: Record) -> bool:
 
 
 async def conversation_chain(services: Services, owner: str, conversation_id: str) -> Chain:
-    """The conversation, and the next place in it; see `check_unlocked`."""
-    thread = ids.conversation_thread(conversation_id)
-    assert thread is not None
+    """The conversation, and the next place in it; see `check_unlocked`. Raises NotFound for what is no such id."""
+    thread = thread_of(conversation_id)
     records = await services.responses.thread(owner, thread)
     told = tuple(record for record in records if counts(record))
     ordinal = records[-1].place.ordinal + 1 if records else 0

@@ -1,14 +1,17 @@
-"""Removing agents and sessions with all that hangs on them, in a way that can be begun again at any point."""
+"""Removing agents, sessions and conversations with all that hangs on them; it can be begun again at any point."""
 
 from __future__ import annotations
 
-from turnloom.domain import ids
 from turnloom.domain.errors import NotFound
+from turnloom.store.conversations import thread_of
 from turnloom.store.disposal import Disposable
 from turnloom.usecases.services import Services
 
 DAY = 86_400 * 1_000_000
 """In microseconds."""
+
+LONGEST_REQUEST = 20 * 60 * 1_000_000
+"""In microseconds; no request lives longer, the longest timeout of a function being 15 minutes."""
 
 
 async def dispose(services: Services, thing: Disposable) -> None:
@@ -54,7 +57,7 @@ async def _still_used_until(services: Services, thing: Disposable) -> int | None
     if not thing.expiring:
         return None
     if thing.conversation_id is not None:
-        store, thread, days = services.responses, _thread(thing.conversation_id), services.limits.retention_days
+        store, thread, days = services.responses, thread_of(thing.conversation_id), services.limits.retention_days
     else:
         store, thread, days = services.turns, thing.session_id or "", services.limits.session_days
     newest = await store.thread(thing.owner, thread, newest_first=True, limit=1)
@@ -68,14 +71,16 @@ async def _remove_turns(services: Services, owner: str, session_id: str) -> None
 
 
 async def _remove_conversation(services: Services, thing: Disposable, conversation_id: str) -> None:
-    """Responses outlive a conversation that was deleted, but not one that has expired."""
-    await services.conversations.delete(thing.owner, conversation_id)
-    for record in await services.responses.thread(thing.owner, _thread(conversation_id)):
+    """Responses outlive a conversation that was deleted, but not one that has expired.
+
+    Whoever saw the conversation a moment ago may still put something into its thread, and die before finding it gone.
+    So the thread is looked through a second time when all these requests are over.
+    """
+    owner = thing.owner
+    if await services.conversations.get(owner, conversation_id) is not None:
+        await services.disposal.put(thing, services.clock.now() + LONGEST_REQUEST)
+        await services.conversations.delete(owner, conversation_id)
+    for record in await services.responses.thread(owner, thread_of(conversation_id)):
         if record.hidden or thing.expiring:
             await services.responses.wipe(record)
-
-
-def _thread(conversation_id: str) -> str:
-    thread = ids.conversation_thread(conversation_id)
-    assert thread is not None
-    return thread
+    await services.conversations.forget(owner, conversation_id)

@@ -33,7 +33,7 @@ from turnloom.usecases.chains import (
     get_response,
     in_conversation,
 )
-from turnloom.usecases.conversations import get_conversation
+from turnloom.usecases.conversations import blanked, get_conversation, take_back
 from turnloom.usecases.disposal import DAY
 from turnloom.usecases.idempotency import give_up, stake
 from turnloom.usecases.response_rules import rules
@@ -133,7 +133,7 @@ async def delete_response(services: Services, owner: str, response_id: str) -> N
         kept = in_conversation(record) and record.turn.status == "completed"
         try:
             if kept:
-                await services.responses.settle(replace(record, hidden=True))
+                await take_back(services, await services.responses.rewrite(blanked(replace(record, hidden=True))))
             else:
                 await services.responses.delete(record)
             return

@@ -8,7 +8,6 @@ from typing import Any
 from fastapi import FastAPI, Request
 
 from turnloom.domain.errors import CallerError, NotFound
-from turnloom.domain.layout import item_positions
 from turnloom.domain.message import JSON
 from turnloom.store.conversations import Conversation
 from turnloom.usecases import conversations
@@ -51,11 +50,8 @@ async def delete_conversation(conversation_id: str, services: Home, owner: Owner
 
 async def create_conversation_items(request: Request, conversation_id: str, services: Home, owner: Owner) -> JSONAnswer:
     items = await _whole(services, owner, parse_items(await request.body()), conversation_id)
-    record, before = await conversations.append_items(services, owner, conversation_id, items)
-    taken: set[str] = set()
-    for earlier in before:
-        taken |= set(item_positions(earlier.turn, taken))
-    return JSONAnswer(page(record_items(record, taken, seal=sealer(services, owner)), more=False))
+    record = await conversations.append_items(services, owner, conversation_id, items)
+    return JSONAnswer(page(record_items(record, set(), seal=sealer(services, owner)), more=False))
 
 
 async def list_conversation_items(request: Request, conversation_id: str, services: Home, owner: Owner) -> JSONAnswer:
