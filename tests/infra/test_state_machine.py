@@ -65,11 +65,40 @@ def test_every_function_that_it_calls_is_given_by_the_template(resources: dict[s
 
 
 def test_it_may_invoke_the_functions_that_it_calls_and_no_others(resources: dict[str, Any]) -> None:
-    [policy] = resources["AWS::IAM::Role"]["TurnRole"]["Policies"]
-    [statement] = policy["PolicyDocument"]["Statement"]
-    allowed = {arn["Fn::GetAtt"][0] for arn in statement["Resource"]}
+    calling, logging = policies(resources)
+    allowed = {arn["Fn::GetAtt"][0] for arn in calling["Resource"]}
     called = {name.removesuffix("FunctionArn") for name in re.findall(r"\$\{(\w+)\}", SOURCE)}
-    assert (statement["Action"], allowed) == ("lambda:InvokeFunction", called)
+    assert (calling["Action"], allowed) == ("lambda:InvokeFunction", called)
+    assert all(action.startswith("logs:") for action in logging["Action"])
+
+
+def test_it_logs_and_traces_what_failed_without_the_data_of_executions(resources: dict[str, Any]) -> None:
+    [machine] = resources["AWS::StepFunctions::StateMachine"].values()
+    logging = machine["LoggingConfiguration"]
+    assert (logging["Level"], logging["IncludeExecutionData"]) == ("ERROR", False)
+    [destination] = logging["Destinations"]
+    group, _ = destination["CloudWatchLogsLogGroup"]["LogGroupArn"]["Fn::GetAtt"]
+    assert resources["AWS::Logs::LogGroup"][group]["RetentionInDays"]
+    assert "logs:CreateLogDelivery" in policies(resources)[1]["Action"]
+    assert machine["TracingConfiguration"] == {"Enabled": True}
+    assert any("XrayWriteOnly" in arn for arn in resources["AWS::IAM::Role"]["TurnRole"]["ManagedPolicyArns"])
+
+
+def policies(resources: dict[str, Any]) -> list[dict[str, Any]]:
+    """The statements of the state machine's own role."""
+    found = resources["AWS::IAM::Role"]["TurnRole"]["Policies"]
+    return [statement for policy in found for statement in policy["PolicyDocument"]["Statement"]]
+
+
+def test_it_is_a_standard_workflow_and_ends_within_its_time(resources: dict[str, Any]) -> None:
+    [machine] = resources["AWS::StepFunctions::StateMachine"].values()
+    assert machine["StateMachineType"] == "STANDARD"
+    assert 0 < DEFINITION["TimeoutSeconds"] <= 24 * 3600
+
+
+def test_calls_of_one_answer_run_side_by_side_up_to_a_limit() -> None:
+    fans = [state for machine in machines(DEFINITION) for state in machine["States"].values() if state["Type"] == "Map"]
+    assert fans and all(state["MaxConcurrency"] >= 2 for state in fans)
 
 
 def test_every_task_of_the_loop_is_called_from_somewhere() -> None:

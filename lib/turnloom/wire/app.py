@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass
@@ -16,8 +17,10 @@ from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from fastapi.routing import APIRoute
+from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -30,6 +33,7 @@ from turnloom.wire.problems import agents_envelope, headers_of, status_of
 logger = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 6 * 1024 * 1024
+"""What Lambda takes. There the body is part of an event, so a little less fits; the gateway says the same 413."""
 
 Envelope = Callable[[Request, Problem], JSONAnswer]
 
@@ -68,7 +72,24 @@ def application(
     for kind in (Problem, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, failed)
     app.add_middleware(Edge, answer=envelope)
+    share(app, os.environ.get("TURNLOOM_CORS_ORIGINS", ""))
     return app
+
+
+def share(app: Starlette, origins: str) -> None:
+    """Lets web pages of these origins read what the app answers: a list with commas, `*` for all, empty for none.
+
+    In the cloud API Gateway answers the preflights. Cookies are not in use and not asked for.
+    """
+    if origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=origins.split(","),
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["*"],
+            expose_headers=["*"],
+            max_age=7200,
+        )
 
 
 async def services_of(request: Request) -> Services:
@@ -203,6 +224,9 @@ def _as_problem(request: Request, failure: Exception) -> Problem:
             return failure
         case RequestValidationError():
             return InvalidBody([{"loc": e["loc"], "msg": e["msg"], "type": e["type"]} for e in failure.errors()])
+        case HTTPException(__cause__=Problem() as cause):
+            # FastAPI hides in a 400 of its own whatever goes wrong while it reads a body.
+            return cause
         case HTTPException(status_code=404):
             return NotFound("route", f"{request.method} {request.url.path}")
         case HTTPException(status_code=405):
