@@ -5,10 +5,10 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 LOCK   := infra/requirements/dev.lock
 
-.PHONY: dev demo test lint types check lock clean help
+.PHONY: dev demo test build test-build lint lint-infra types check lock clean help
 
 help:            ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
 $(STAMP): $(LOCK)
 	@echo "Installing Turnloom's packages into $(VENV) (once; a few minutes on a slow line) ..."
@@ -28,9 +28,32 @@ demo: $(STAMP)   ## a multi-turn conversation with tools, against a running or a
 test: $(STAMP)   ## all tests
 	@$(BIN)/python -m pytest
 
+build: .venv-sam/.installed  ## what `sam deploy` uploads, into .aws-sam/build
+	@SAM_CLI_TELEMETRY=0 .venv-sam/bin/sam build --config-file infra/samconfig.toml
+	@echo "The layer takes $$(find .aws-sam/build/Library -type f -exec cat {} + | wc -c) bytes unzipped."
+	@echo "To deploy: .venv-sam/bin/sam deploy --config-file infra/samconfig.toml"
+
+test-build: build $(STAMP)  ## run what was built as Lambda would run it; the layer once more, for this machine
+	@$(MAKE) --no-print-directory -f lib/Makefile native ARTIFACTS_DIR=.aws-sam/native
+	@$(BIN)/python -m pytest tests/build
+
 lint: $(STAMP)   ## ruff: rules and format
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+
+# Tools whose packages do not get on with ours, or with each other's: .venv-NAME holds NAME.lock.
+.venv-%/.installed: infra/requirements/%.lock $(STAMP)
+	@test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	@$(BIN)/uv pip install --quiet --python $(@D)/bin/python --require-hashes -r $<
+	@touch $@
+
+lint-infra: .venv-sam/.installed .venv-lint/.installed  ## template and state machine: sam, checkov, statelint, asl-validator
+	@SAM_CLI_TELEMETRY=0 .venv-sam/bin/sam validate --lint --region us-east-1
+	@.venv-lint/bin/checkov --config-file infra/lint/checkov.yaml
+	@.venv-lint/bin/statelint --ignore=URI infra/turn.asl.json
+	@if node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' 2>/dev/null && npm --version >/dev/null 2>&1; then \
+	  npm ci --prefix infra/lint --silent --no-audit --no-fund && infra/lint/node_modules/.bin/asl-validator --json-path infra/turn.asl.json; \
+	else echo "asl-validator did not run: it needs node 20 or newer, and npm"; fi
 
 types: $(STAMP)  ## mypy, strict
 	@$(BIN)/mypy
@@ -38,8 +61,8 @@ types: $(STAMP)  ## mypy, strict
 check: lint types test  ## what CI runs
 
 lock: $(STAMP)   ## pin the requirements again
-	@cd infra/requirements && for name in runtime dev; do \
+	@cd infra/requirements && for name in runtime dev lint sam lambda; do \
 	  $(abspath $(BIN))/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header $$name.in -o $$name.lock; done
 
 clean:           ## remove what was built; .turnloom/ (your data) stays
-	@rm -rf $(VENV) .aws-sam .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf $(VENV) .venv-* .aws-sam .mypy_cache .pytest_cache .ruff_cache
