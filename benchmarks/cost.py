@@ -1,0 +1,286 @@
+"""Recomputes docs/cost.md: what requests cost on AWS, from the units that they are seen to use.
+
+    .venv/bin/python benchmarks/cost.py [--model-seconds 2.0]
+
+Every case runs in real time against a model that answers after so many seconds. Units of DynamoDB are counted from the
+bytes of each row that is read or written, by the rules of on-demand tables (emulators do not count them as AWS does);
+transitions are the states that the definition enters; Lambda's time is that of the request and of each task.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import math
+import tempfile
+import time
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from turnloom.adapters.blobs import FolderBlobs
+from turnloom.adapters.clock import SystemClock, random_bits
+from turnloom.adapters.dynamodb import dump
+from turnloom.adapters.sqlite import SqliteDatabase
+from turnloom.engine.engine import Brief, Engine
+from turnloom.engine.scene import World
+from turnloom.engine.takeover import sweep
+from turnloom.ports import Chunk, Condition, Finished, ModelRequest, Page, Row, Table, TextChunk, Version
+from turnloom.store.agents import Agents, Sessions
+from turnloom.store.claims import Claims
+from turnloom.store.conversations import Conversations
+from turnloom.store.disposal import Disposal
+from turnloom.store.registry import Registry
+from turnloom.store.turns import Record, Turns
+from turnloom.testing import (
+    USAGE,
+    FakeShields,
+    FakeTools,
+    InlineDocuments,
+    PlainVault,
+    ScriptedModel,
+    SteppedOrchestrator,
+    call_chunks,
+)
+from turnloom.usecases.briefs import brief_of
+from turnloom.usecases.callers import Caller
+from turnloom.usecases.disposal import dispose_due
+from turnloom.usecases.responses import ResponseRequest, create_response
+from turnloom.usecases.services import Services
+
+PRICES_OF = "November 2026, us-east-1, USD, without any free tier"
+API_REQUEST = 3.50e-6
+LAMBDA_REQUEST = 0.20e-6
+LAMBDA_GB_SECOND = 0.0000133334  # arm64
+WRITE_UNIT = 0.625e-6
+READ_UNIT = 0.125e-6
+TRANSITION = 25e-6
+SECRET_MONTH = 0.40
+ALARM_MONTH = 0.10
+SEVERAL_METRICS_ALARM_MONTH = 0.20
+METRIC_MONTH = 0.30
+DASHBOARD_MONTH = 3.00
+
+MEMORY_GB = 1.0
+MINUTES_OF_A_MONTH = 30 * 24 * 60
+SWEEP_SECONDS = 0.15
+"""Of an idle sweep on Lambda, by estimate: some twenty queries one after the other."""
+TEXT = ("Tell me something about the sea, please. " * 6)[:230]
+
+
+@dataclass
+class Units:
+    """What was used; Lambda in seconds of running."""
+
+    requests: int = 0
+    invocations: int = 0
+    seconds: float = 0.0
+    written: int = 0
+    read: float = 0.0
+    transitions: int = 0
+
+    @property
+    def price(self) -> float:
+        lambdas = self.invocations * LAMBDA_REQUEST + self.seconds * MEMORY_GB * LAMBDA_GB_SECOND
+        tables = self.written * WRITE_UNIT + self.read * READ_UNIT
+        return self.requests * API_REQUEST + lambdas + tables + self.transitions * TRANSITION
+
+
+@dataclass
+class MeteredTable:
+    """A table that counts units as DynamoDB does: a write for each KB, and for each index whose keys it changes."""
+
+    table: Table
+    units: Units
+    indexes: dict[tuple[str, str], Mapping[str, tuple[str, str]]] = field(default_factory=dict)
+
+    async def get(self, partition: str, sort: str) -> Row | None:
+        row = await self.table.get(partition, sort)
+        self._count_read([row] if row else [])
+        return row
+
+    async def get_many(self, keys: Sequence[tuple[str, str]]) -> list[Row]:
+        rows = await self.table.get_many(keys)
+        for row in rows:
+            self._count_read([row])
+        return rows
+
+    async def put(self, row: Row, when: Condition | None = None) -> None:
+        before = self.indexes.get((row.partition, row.sort), {})
+        self.indexes[row.partition, row.sort] = row.indexes
+        changed = [name for name in {*before, *row.indexes} if before.get(name) != row.indexes.get(name)]
+        # An entry of an index that moves is deleted and written.
+        entries = sum((name in before) + (name in row.indexes) for name in changed)
+        self.units.written += math.ceil(size(row) / 1024) + entries
+        await self.table.put(row, when)
+
+    async def delete(self, partition: str, sort: str, when: Version | None = None) -> None:
+        self.units.written += 1 + len(self.indexes.pop((partition, sort), {}))
+        await self.table.delete(partition, sort, when)
+
+    async def query(self, partition: str, **bounds: Any) -> Page:
+        page = await self.table.query(partition, **bounds)
+        self._count_read(page.rows, half=bounds.get("index") is not None)
+        return page
+
+    def _count_read(self, rows: Sequence[Row], *, half: bool = False) -> None:
+        units = max(1, math.ceil(sum(map(size, rows)) / 4096))
+        self.units.read += units / 2 if half else units
+
+
+def size(row: Row) -> int:
+    """The bytes of the item, names of attributes included."""
+    keys = sum(len(text) for place in row.indexes.values() for text in place) + 20 * len(row.indexes)
+    return len(row.partition) + len(row.sort) + len(dump(row.value).encode()) + keys + 16
+
+
+class CountingOrchestrator(SteppedOrchestrator):
+    """Counts the states that the definition enters, and each task as a run of a function."""
+
+    def __init__(self, units: Units) -> None:
+        super().__init__()
+        self.units = units
+
+    async def start(self, name: str, given: Mapping[str, Any]) -> None:
+        self.units.transitions += 2  # the Choice that ends it, and Done
+        await super().start(name, given)
+
+    async def _next(self, engine: Engine, state: Mapping[str, Any]) -> Mapping[str, Any]:
+        calls = len(state["calls"]) if state["next"] == "call_tools" else 0
+        # The Choice and the task; or the Choice, the Map, each call, and the model behind them without a Choice.
+        self.units.transitions += 3 + calls if calls else 2
+        self.units.invocations += 1 + calls
+        began = time.monotonic()
+        after = await super()._next(engine, state)
+        self.units.seconds += time.monotonic() - began
+        return after
+
+
+class SlowModel(ScriptedModel):
+    """Calls `lookup` in each of its first `rounds` answers, and takes its time for every one."""
+
+    def __init__(self, seconds: float, rounds: int) -> None:
+        super().__init__()
+        self._seconds = seconds
+        self._rounds = rounds
+
+    async def stream(self, request: ModelRequest) -> AsyncGenerator[Chunk]:
+        await asyncio.sleep(self._seconds)
+        self._rounds -= 1
+        if self._rounds < 0:
+            yield TextChunk(TEXT)
+            yield Finished("stop", USAGE)
+            return
+        for chunk in call_chunks(("lookup", {"q": "sea"})):
+            yield chunk
+        yield Finished("tool_calls", USAGE)
+
+
+def services_in(folder: Path, units: Units, model: SlowModel) -> Services:
+    database, blobs, clock = SqliteDatabase(folder / "cost.db"), FolderBlobs(folder / "blobs"), SystemClock()
+
+    def table(name: str) -> Table:
+        return MeteredTable(database.table(name), units)
+
+    log = table("events")
+    stores = {
+        "agents": Turns("agents", table("turns"), log, blobs),
+        "responses": Turns("responses", table("responses"), log, blobs, listed=True),
+    }
+
+    async def brief(record: Record) -> Brief:
+        return await brief_of(made, record)
+
+    orchestrator = CountingOrchestrator(units)
+    tools = FakeTools({"lookup": lambda q: "It is blue."})
+    engine = Engine(World(model, tools, FakeShields(), InlineDocuments(), clock), stores, brief, orchestrator)
+    orchestrator.engine = engine
+    made = Services(
+        agents=Agents(table("agents")),
+        sessions=Sessions(table("sessions")),
+        registry=Registry(table("registry")),
+        disposal=Disposal(table("registry")),
+        conversations=Conversations(table("registry")),
+        claims=Claims(table("registry")),
+        turns=stores["agents"],
+        responses=stores["responses"],
+        engine=engine,
+        clock=clock,
+        entropy=random_bits,
+        vault=PlainVault(),
+        builtin_groups={},
+    )
+    return made
+
+
+async def response(model_seconds: float, rounds: int, *, background: bool = False) -> Units:
+    """The units of one response whose model asks for a server tool in so many rounds before it answers."""
+    units = Units(requests=1, invocations=1)
+    with tempfile.TemporaryDirectory() as folder:
+        services = services_in(Path(folder), units, SlowModel(model_seconds, rounds))
+        server = {
+            "type": "mcp",
+            "server_label": "s",
+            "server_url": "https://tools.example",
+            "require_approval": "never",
+        }
+        settings = {"model": "m", "background": background, "tools": [server] if rounds else []}
+        item = {"type": "message", "role": "user", "content": TEXT}
+        began = time.monotonic()
+        run = await create_response(services, Caller("me"), ResponseRequest([item], settings))
+        if not background:
+            await run.settled()
+        units.seconds += time.monotonic() - began
+        orchestrator = services.engine.orchestrator
+        assert isinstance(orchestrator, CountingOrchestrator)
+        await orchestrator.finished()
+    return units
+
+
+async def idle_sweep() -> Units:
+    """The units of one run of the sweeper with nothing to do."""
+    units = Units(invocations=1, seconds=SWEEP_SECONDS)
+    with tempfile.TemporaryDirectory() as folder:
+        services = services_in(Path(folder), units, SlowModel(0, 0))
+        await sweep(services.engine)
+        await dispose_due(services)
+    return units
+
+
+def idle_month(sweeping: Units) -> float:
+    """The price of a month in which nobody asks anything: secrets, alarms, a dashboard, the sweeper."""
+    alarms = 5 * ALARM_MONTH + 3 * SEVERAL_METRICS_ALARM_MONTH
+    return 2 * SECRET_MONTH + alarms + DASHBOARD_MONTH + MINUTES_OF_A_MONTH * sweeping.price
+
+
+def line(what: str, units: Units) -> str:
+    return (
+        f"| {what} | {units.requests} | {units.invocations} | {units.seconds:.1f} | {units.written} | {units.read:g} "
+        f"| {units.transitions} | {units.price * 1000:.3f} |"
+    )
+
+
+async def measured(model_seconds: float) -> str:
+    cases = {
+        "plain response": response(model_seconds, 0),
+        "plain response in the background": response(model_seconds, 0, background=True),
+        "three rounds of a server tool": response(model_seconds, 3),
+        "the same in the background": response(model_seconds, 3, background=True),
+    }
+    found = dict(zip(cases, await asyncio.gather(*cases.values()), strict=True))
+    sweeping = await idle_sweep()
+    rows = [line(what, units) for what, units in found.items()] + [line("one idle sweep", sweeping)]
+    head = "| | requests | Lambda runs | Lambda s | write units | read units | transitions | USD per 1,000 |"
+    table = "\n".join([head, "|---|---|---|---|---|---|---|---|", *rows])
+    return f"{table}\n\nAn idle month: USD {idle_month(sweeping):.2f}. Prices: {PRICES_OF}."
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model-seconds", type=float, default=2.0)
+    print(asyncio.run(measured(parser.parse_args().model_seconds)))
+
+
+if __name__ == "__main__":
+    main()
