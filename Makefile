@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 LOCK   := infra/requirements/dev.lock
 
-.PHONY: dev demo test build test-build lint lint-infra types check lock clean help
+.PHONY: dev demo test build test-build rehearse lint lint-infra types check lock clean help
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -35,7 +35,10 @@ build: .venv-sam/.installed  ## what `sam deploy` uploads, into .aws-sam/build
 
 test-build: build $(STAMP)  ## run what was built as Lambda would run it; the layer once more, for this machine
 	@$(MAKE) --no-print-directory -f lib/Makefile native ARTIFACTS_DIR=.aws-sam/native
-	@$(BIN)/python -m pytest tests/build
+	@$(BIN)/python -m pytest -n auto tests/build
+
+rehearse: .venv-sam/.installed .venv-rehearse/.installed  ## deploy to an emulator of AWS on this machine, and use the API
+	@$(BIN)/python -m infra.rehearse
 
 lint: $(STAMP)   ## ruff: rules and format
 	@$(BIN)/ruff check .
@@ -61,7 +64,7 @@ types: $(STAMP)  ## mypy, strict
 check: lint types test  ## what CI runs
 
 lock: $(STAMP)   ## pin the requirements again
-	@cd infra/requirements && for name in runtime dev lint sam lambda; do \
+	@cd infra/requirements && for name in runtime dev lint sam lambda rehearse; do \
 	  $(abspath $(BIN))/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header $$name.in -o $$name.lock; done
 
 clean:           ## remove what was built; .turnloom/ (your data) stays

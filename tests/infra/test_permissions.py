@@ -193,6 +193,16 @@ def test_what_no_row_can_hold_is_written_read_and_deleted_by_the_functions_that_
     assert boto3.client("s3").list_objects_v2(Bucket=BUCKET)["KeyCount"] == 0
 
 
+def test_a_response_that_its_conversation_keeps_is_hidden_by_the_function_that_deletes(deployment: Deployment) -> None:
+    held = json.loads(deployment.call("conversations", request("conversations", body={}))["body"])["id"]
+    body = {"model": "scripted", "input": "Hi", "conversation": held}
+    made = deployment.call("create_openai_response", request("create_openai_response", body=body))
+    event = request("delete_openai_response")
+    event["path"] = re.sub(r"resp_\w+", json.loads(made["body"])["id"], event["path"])
+    answer = deployment.call("delete_openai_response", event)
+    assert answer["statusCode"] == 200, answer["body"]
+
+
 def test_a_key_and_a_credential_are_kept_by_who_creates_a_response(deployment: Deployment) -> None:
     tool = {"type": "mcp", "server_label": "s", "server_url": "http://127.0.0.1:9/mcp", "headers": {"x-key": "secret"}}
     body = {"model": "scripted", "input": "Hi", "tools": [tool], "background": True}
