@@ -143,6 +143,38 @@ async def test_a_client_whose_newest_message_led_to_a_call_keeps_the_call_with_i
     assert texts(house)[:2] == [SUMMED_UP, "Look it up."] and results(house) == ["42"]
 
 
+def call(call_id: str) -> Item:
+    return {"type": "function_call", "call_id": call_id, "name": "lookup", "arguments": "{}"}
+
+
+async def test_what_the_user_says_behind_a_result_is_the_newest_message(house: House) -> None:
+    house.model._rule = summing
+    history = [said(LONG), call("c"), found("c", "41"), said("And?"), call("d"), found("d", "42"), said("So?")]
+    await answered(house, *history, context_management=ABOVE, tools=[LOOKUP], store=False)
+    assert texts(house) == [SUMMED_UP, "So?"] and results(house) == []
+
+
+async def test_a_result_keeps_its_call_although_the_user_spoke_between_them(house: House) -> None:
+    house.model._rule = summing
+    history = [said(LONG), call("a"), call("b"), found("a", "41"), said("Well?"), found("b", "42")]
+    await answered(house, *history, context_management=ABOVE, tools=[LOOKUP], store=False)
+    told = house.model.requests[-1].messages
+    check_well_formed(told)
+    assert results(house) == ["42"] and [m.content for m in told if isinstance(m, UserMessage)] == ["Well?"]
+
+
+async def test_an_allowed_call_keeps_its_request_although_the_user_spoke_between_them(house: House) -> None:
+    serve(house, {"srv": [served("act")]}, act=lambda: "acted")
+    house.model._rule = summing
+    asked = {"type": "mcp_approval_request", "id": "r", "server_label": "srv", "name": "act", "arguments": "{}"}
+    allowed = {"type": "mcp_approval_response", "approval_request_id": "r", "approve": True}
+    history = [said(LONG), asked, said("Well?"), allowed]
+    await answered(house, *history, context_management=ABOVE, tools=[MCP], store=False)
+    told = house.model.requests[-1].messages
+    check_well_formed(told)
+    assert results(house) == ["acted"] and [m.content for m in told if isinstance(m, UserMessage)] == ["Well?"]
+
+
 @pytest.mark.parametrize(
     "said_of_it",
     [
@@ -278,6 +310,17 @@ async def test_other_refusals_are_not_answered_by_leaving_something_out(house: H
     assert turn.failure is not None and turn.failure.code == "model_not_found" and len(house.model.requests) == 4
 
 
+async def test_an_answer_that_has_begun_is_not_asked_for_again(house: House) -> None:
+    parent = await chain(house, 3)
+    house.model._rule = lambda request: [
+        TextChunk("Hal"),
+        UpstreamRejected("Too long.", code="context_length_exceeded"),
+    ]
+    turn = await answered(house, "on", previous_response_id=parent, truncation="auto")
+    assert turn.failure is not None and turn.failure.code == "context_length_exceeded"
+    assert len(house.model.requests) == 4
+
+
 def every_shortening(messages: list[Message]) -> list[tuple[Message, ...]]:
     found: list[tuple[Message, ...]] = []
     shorter: tuple[Message, ...] | None = tuple(messages)
@@ -317,6 +360,25 @@ def test_an_image_in_a_result_is_not_taken_for_a_turn() -> None:
     ]
     assert shortened(newest) is None
     assert shortened([*exchange(0), *newest]) == tuple(newest)
+
+
+def test_what_the_user_says_behind_a_result_begins_a_turn() -> None:
+    stopped = [message for number in range(3) for message in exchange(number)[:3]]
+    assert shortened([*stopped, UserMessage("newest")]) == (*stopped[3:], UserMessage("newest"))
+
+
+def test_none_of_several_images_in_results_is_taken_for_a_turn() -> None:
+    calls = (ToolCall("c", "look", "{}"), ToolCall("d", "look", "{}"))
+    images = [
+        UserMessage((TextPart(f"Part of the result of {call.call_id}:"), ImagePart("https://images.test/1.png")))
+        for call in calls
+    ]
+    newest: list[Message] = [UserMessage("look"), AssistantMessage("", calls), *map(empty, calls), *images]
+    assert shortened([*exchange(0), *newest]) == tuple(newest) and shortened(newest) is None
+
+
+def empty(call: ToolCall) -> ToolMessage:
+    return ToolMessage(call.call_id, "")
 
 
 # --- counting

@@ -37,7 +37,7 @@ from turnloom.domain.message import (
     UserMessage,
     flat_name,
 )
-from turnloom.domain.transcript import NOT_ALLOWED, Dialect, content_text, summary_message
+from turnloom.domain.transcript import NOT_ALLOWED, Dialect, content_text, part_of_result, summary_message
 from turnloom.domain.turn import Call, Inference, Turn, remembered
 
 Item = Mapping[str, Any]
@@ -241,7 +241,7 @@ class _Reader:
         others = tuple(part for part in parts if not isinstance(part, TextPart))
         self.messages.append(ToolMessage(call_id, "\n".join(texts)))
         if others:
-            self.messages.append(UserMessage((TextPart(f"Part of the result of {call_id}:"), *others)))
+            self.messages.append(part_of_result(call_id, others))
 
 
 # --- calls

@@ -6,8 +6,8 @@ that made its call, in the order of the calls, and no call is left without one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from dataclasses import dataclass, replace
 from typing import assert_never
 
 from turnloom.domain.event import ShieldsRun
@@ -16,6 +16,7 @@ from turnloom.domain.message import (
     AssistantMessage,
     Content,
     Message,
+    Part,
     Spec,
     SystemMessage,
     TextPart,
@@ -42,9 +43,10 @@ NOT_ALLOWED = "The user did not approve this call; it was not run."
 SUMMARY = "Summary of the conversation so far:"
 WITHHELD = "[A message was withheld because it violated a safety policy.]"
 REFUSAL = "I can't help with that."
+PART_OF_RESULT = "Part of the result of"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Dialect:
     """How one API writes input, and whether what a failed turn said is shown to the turns after it.
 
@@ -63,26 +65,34 @@ def transcript(spec: Spec, history: Iterable[Turn], turn: Turn, dialect: Dialect
     """
     messages: list[Message] = []
     for earlier in history:
-        if summed_up(earlier):
+        told = _told(earlier, dialect)
+        if told.summed_up:
             messages.clear()
         if earlier.status != "failed" or dialect.replays_failed:
-            messages += _told(earlier, dialect)
-    if summed_up(turn):
+            messages += told.messages
+    if _summed_up(turn):
         messages.clear()
     messages += _turn_messages(turn, dialect, current=True)
     instructions = [SystemMessage(spec.instructions)] if spec.instructions else []
     return (*instructions, *_arranged(messages))
 
 
-def summed_up(turn: Turn) -> bool:
-    """Whether the turn begins with, or was given, a summary of all that came before it."""
-    given = any(isinstance(item, dict) and item.get("type") == "compaction" for item in turn.input)
-    return given or any(isinstance(step, Compaction) for step in turn.steps)
-
-
 def summary_message(summary: str) -> SystemMessage:
     """The summary as the model is told it."""
     return SystemMessage(f"{SUMMARY}\n\n{summary}")
+
+
+def part_of_result(call_id: str, parts: Sequence[Part]) -> UserMessage:
+    """What a tool message cannot hold of a result, as a message behind it."""
+    return UserMessage((TextPart(f"{PART_OF_RESULT} {call_id}:"), *parts))
+
+
+def begins_exchange(message: Message) -> bool:
+    """Whether a user speaks here, and it is no part of a tool's result."""
+    if not isinstance(message, UserMessage):
+        return False
+    first = message.content[0] if message.content else ""
+    return not (isinstance(first, TextPart) and first.text.startswith(PART_OF_RESULT))
 
 
 def content_text(content: JSON) -> str:
@@ -101,27 +111,40 @@ def refusal(check: ShieldCheck | ShieldsRun) -> str:
     return str((check.violation or {}).get("user_message") or REFUSAL)
 
 
-def _told(turn: Turn, dialect: Dialect) -> tuple[Message, ...]:
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """A turn of the history as messages, and whether these take the place of all that came before."""
+
+    messages: tuple[Message, ...]
+    summed_up: bool
+
+
+def _told(turn: Turn, dialect: Dialect) -> _Told:
     """A turn of the history, remembered: the same turns are told again with every turn that follows them."""
-    told = _told_in(turn)
-    if dialect not in told:
-        told[dialect] = tuple(_turn_messages(turn, dialect, current=False))
-    return told[dialect]
+    known = _told_in(turn)
+    told = known.get(dialect)
+    if told is None:
+        told = known[dialect] = _Told(tuple(_turn_messages(turn, dialect, current=False)), _summed_up(turn))
+    return told
 
 
 @remembered
-def _told_in(turn: Turn) -> dict[Dialect, tuple[Message, ...]]:
+def _told_in(turn: Turn) -> dict[Dialect, _Told]:
     """What the turn was told as, by dialect, as far as somebody has asked."""
     return {}
+
+
+def _summed_up(turn: Turn) -> bool:
+    """Whether the turn begins with, or was given, a summary of all that came before it."""
+    given = any(isinstance(item, dict) and item.get("type") == "compaction" for item in turn.input)
+    return given or any(isinstance(step, Compaction) for step in turn.steps)
 
 
 def _turn_messages(turn: Turn, dialect: Dialect, *, current: bool) -> list[Message]:
     violation = turn.violation
     if violation is not None and violation.touchpoint == "user-input":
         return [UserMessage(WITHHELD), AssistantMessage(refusal(violation))]
-    summaries = [summary_message(step.summary) for step in turn.steps if isinstance(step, Compaction)]
-    given = dialect.read(turn.input, current)
-    messages: list[Message] = [*summaries, *_newest(given)] if summaries else given
+    messages = dialect.read(turn.input, current)
     for step in turn.steps:
         # What a lost driver left half said is not shown to the model that is asked again.
         if isinstance(step, Inference) and step.finish is None and (current or not dialect.replays_failed):
@@ -129,23 +152,28 @@ def _turn_messages(turn: Turn, dialect: Dialect, *, current: bool) -> list[Messa
         _tell(step, messages)
     if violation is not None:
         messages.append(AssistantMessage(refusal(violation)))
-    return messages
+    summaries = [summary_message(step.summary) for step in turn.steps if isinstance(step, Compaction)]
+    return [*summaries, *_newest(messages)] if summaries else messages
 
 
 def _newest(messages: Sequence[Message]) -> list[Message]:
     """What a summary of all these does not stand for: instructions, and all from the user's newest message on.
 
-    Clients that keep their history themselves send all of it with every turn. A message right behind a result may be
-    the images of that.
+    Clients that keep their history themselves send all of it with every turn. A call that is answered only then stays.
     """
-    starts = (
-        place
-        for place in range(len(messages) - 1, -1, -1)
-        if isinstance(messages[place], UserMessage) and not (place and isinstance(messages[place - 1], ToolMessage))
-    )
-    start = next(starts, 0)
-    instructions = (message for message in messages[:start] if isinstance(message, SystemMessage))
-    return [*(message for message in instructions if not str(message.content).startswith(SUMMARY)), *messages[start:]]
+    start = next((place for place in reversed(range(len(messages))) if begins_exchange(messages[place])), 0)
+    answered = {message.call_id for message in messages[start:] if isinstance(message, ToolMessage)}
+    return [*_outlasting(messages[:start], answered), *messages[start:]]
+
+
+def _outlasting(messages: Sequence[Message], answered: Set[str]) -> Iterator[Message]:
+    for message in messages:
+        if isinstance(message, SystemMessage) and not str(message.content).startswith(SUMMARY):
+            yield message
+        if isinstance(message, AssistantMessage):
+            calls = tuple(call for call in message.calls if call.call_id in answered)
+            if calls:
+                yield replace(message, calls=calls)
 
 
 def _tell(step: Step, messages: list[Message]) -> None:

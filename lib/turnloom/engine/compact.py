@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from contextlib import aclosing
 
 from turnloom.domain.errors import UpstreamBroken
-from turnloom.domain.message import ImagePart, Message, SystemMessage, ToolMessage, Usage, UserMessage
+from turnloom.domain.message import ImagePart, Message, SystemMessage, Usage, UserMessage
+from turnloom.domain.transcript import begins_exchange
 from turnloom.ports import Finished, Model, ModelRequest, TextChunk
 
 CHARACTERS_PER_TOKEN = 4
@@ -57,14 +58,10 @@ async def summed_up(model: Model, request: ModelRequest) -> tuple[str, Usage]:
 def shortened(messages: Sequence[Message]) -> tuple[Message, ...] | None:
     """The messages without the oldest turns, a quarter of those that may go; None when nothing more may.
 
-    A turn begins with a message of the user's and ends before the next one, so calls keep their results; right behind
-    a result, such a message may be a part of that. Instructions and the newest turn stay.
+    A turn begins with a message of the user's and ends before the next one, so calls keep their results. Instructions
+    and the newest turn stay.
     """
-    starts = [
-        place
-        for place, (before, message) in enumerate(zip((None, *messages), messages, strict=False))
-        if isinstance(message, UserMessage) and not isinstance(before, ToolMessage)
-    ]
+    starts = [place for place, message in enumerate(messages) if begins_exchange(message)]
     if len(starts) < 2:
         return None
     dropped = -(-(len(starts) - 1) // 4)

@@ -6,7 +6,7 @@ Times are stamped here and never run backwards within one action; `Stamp` makes 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from dataclasses import replace
 from typing import assert_never
@@ -70,20 +70,22 @@ async def _call_model(action: CallModel, scene: Scene, world: World, stamp: Stam
     reader = AnswerReader(scene.turn, offered.tools, _known_calls(scene), scene.spec.parallel_calls, left)
     async with aclosing(_asked(request, scene.spec, world.model)) as chunks:
         async for chunk in chunks:
-            match chunk:
-                case TextChunk():
-                    for event in reader.text(chunk):
-                        yield event
-                case CallChunk():
-                    for event in reader.call(chunk):
-                        yield event
-                case Finished():
-                    for event in reader.close():
-                        yield event
-                    usage = chunk.usage or Usage(estimate(request), -(-reader.characters // CHARACTERS_PER_TOKEN))
-                    yield InferenceCompleted(stamp(), chunk.reason, usage)
-                case _:
-                    assert_never(chunk)
+            for event in _read(chunk, reader, request, stamp):
+                yield event
+
+
+def _read(chunk: Chunk, reader: AnswerReader, request: ModelRequest, stamp: Stamp) -> Iterator[Event]:
+    match chunk:
+        case TextChunk():
+            yield from reader.text(chunk)
+        case CallChunk():
+            yield from reader.call(chunk)
+        case Finished():
+            yield from reader.close()
+            usage = chunk.usage or Usage(estimate(request), -(-reader.characters // CHARACTERS_PER_TOKEN))
+            yield InferenceCompleted(stamp(), chunk.reason, usage)
+        case _:
+            assert_never(chunk)
 
 
 def _known_calls(scene: Scene) -> set[str]:
@@ -94,12 +96,19 @@ def _known_calls(scene: Scene) -> set[str]:
 
 async def _asked(request: ModelRequest, spec: Spec, model: Model) -> AsyncGenerator[Chunk]:
     """The model's answer; of a context that is too long for it, the oldest turns are left out if the spec says so."""
+    first, chunks = await _begun(request, spec, model)
+    async with aclosing(chunks):
+        yield first
+        async for chunk in chunks:
+            yield chunk
+
+
+async def _begun(request: ModelRequest, spec: Spec, model: Model) -> tuple[Chunk, AsyncGenerator[Chunk]]:
+    """The first chunk of the answer, behind which nothing is asked again, and the rest of it."""
     while True:
+        chunks = model.stream(request)
         try:
-            async with aclosing(model.stream(request)) as chunks:
-                async for chunk in chunks:
-                    yield chunk
-            return
+            return await anext(chunks), chunks
         except UpstreamRejected as refusal:
             shorter = shortened(request.messages) if spec.truncates else None
             if refusal.code != "context_length_exceeded" or shorter is None:
