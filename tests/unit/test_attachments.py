@@ -299,14 +299,18 @@ async def test_a_name_with_a_type_tells_what_a_store_without_types_does_not(
 
 
 class NeverThere(InlineDocuments):
+    """Gives nothing for `PLACE`, ever."""
+
     async def file(self, url: str) -> FetchedFile:
-        await asyncio.Event().wait()
-        raise AssertionError
+        if url == PLACE:
+            await asyncio.Event().wait()
+        return await InlineDocuments.file(self, url)
 
 
-async def test_files_that_are_not_ready_in_time_are_refused_by_their_place(services: Services) -> None:
-    world = replace(services.engine.world, retriever=NeverThere())
-    slow = replace(services, engine=replace(services.engine, world=world))
+async def test_the_first_file_that_is_not_ready_in_time_is_named_by_its_place(services: Services) -> None:
+    there = FetchedFile(b"x", "text/plain", "a")
+    slow = equipped(services, retriever=NeverThere({"https://files.example/there": there}))
+    item = message({"type": "input_text", "text": "x"}, sent(b"%PDF-x"), at("https://files.example/there"), at())
     with pytest.raises(InvalidRequest) as refused:
-        await prepared(slow, [message({"type": "input_text", "text": "x"}, at())], seconds=0.01)
-    assert (refused.value.code, refused.value.param) == ("invalid_value", "input[0].content[1].file_url")
+        await prepared(slow, [item], seconds=0.01)
+    assert (refused.value.code, refused.value.param) == ("invalid_value", "input[0].content[3].file_url")

@@ -14,7 +14,8 @@ from tests.wire.conftest import Agents
 from tests.wire.responses_stream_checker import check_response, check_stream
 from turnloom.domain.errors import UpstreamBroken, UpstreamLimited, UpstreamRejected, UpstreamTimeout
 from turnloom.domain.message import AssistantMessage, SystemMessage, ToolMessage, UserMessage
-from turnloom.ports import TextChunk
+from turnloom.ports import FetchedFile, TextChunk
+from turnloom.testing import InlineDocuments
 
 WEATHER = {
     "type": "function",
@@ -364,6 +365,40 @@ def test_a_pdf_is_listed_as_it_was_sent_and_can_be_sent_again(api: Agents) -> No
     assert again.status_code == 200, again.text
     first, second = api.house.model.requests
     assert first.messages == second.messages
+
+
+def test_a_file_is_listed_by_its_address_and_can_be_sent_or_named_again(api: Agents) -> None:
+    documents = api.house.engine.world.retriever
+    assert isinstance(documents, InlineDocuments)
+    place = "https://files.example/a.pdf"
+    documents.files[place] = FetchedFile(b"%PDF-what it says", "application/pdf", "a.pdf")
+    part = {"type": "input_file", "filename": "a.pdf", "file_url": place}
+    for _ in range(3):
+        api.house.model.says("Read.")
+    made = api.http.post("/v1/responses", json={"model": "m", "input": [{"role": "user", "content": [part]}]}).json()
+    listed = api.http.get(f"/v1/responses/{made['id']}/input_items").json()["data"]
+    assert listed[0]["content"] == [part]
+    for items in (listed, [{"type": "item_reference", "id": listed[0]["id"]}]):
+        again = api.http.post("/v1/responses", json={"model": "m", "input": items})
+        assert again.status_code == 200, again.text
+    first, second, third = api.house.model.requests
+    assert first.messages == second.messages == third.messages
+    assert documents.fetched == [place, place], "what a reference names has been fetched before"
+
+
+def test_a_reference_to_tools_that_came_as_an_item_asks_the_server_where_it_is(api: Agents) -> None:
+    url = "https://tools.example/secret"
+    server = {"type": "mcp", "server_label": "s", "server_url": url, "require_approval": "never"}
+    user = {"role": "user", "content": "Hi."}
+    tools: dict[str, Any] = {"type": "additional_tools", "tools": [server]}
+    for _ in range(2):
+        api.house.model.says("Hello.")
+        made = api.http.post("/v1/responses", json={"model": "m", "input": [user, tools]}).json()
+        newest = api.http.get(f"/v1/responses/{made['id']}/input_items").json()["data"][0]
+        assert newest["tools"][0]["server_url"] == "https://tools.example/<redacted>"
+        tools = {"type": "item_reference", "id": newest["id"]}
+    for asked in api.house.model.requests:
+        assert {tool.source.endpoint for tool in asked.tools if tool.source is not None} == {url}
 
 
 def test_a_client_that_drops_its_stream_loses_nothing(api: Agents, client: OpenAI) -> None:

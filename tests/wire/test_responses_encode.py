@@ -782,6 +782,12 @@ def test_a_response_repeats_what_was_asked() -> None:
     assert (shown["temperature"], shown["store"], shown["instructions"]) == (0, False, "Be brief.")
 
 
+def test_a_server_that_was_kept_without_its_address_is_shown_without_one() -> None:
+    server = {"type": "mcp", "server_label": "s"}
+    kept = [{"type": "namespace", "name": "n", "tools": [server]}]
+    assert response_json(Turn(TURN, started_at=AT, settings={"model": "m", "tools": kept}))["tools"] == kept
+
+
 def test_a_cancelled_response_tells_its_usage_and_no_end() -> None:
     shown = response_json(folded([START, ASK, *hosted_call("call_a"), CALLED, TurnCancelled(AT + 3)]))
     check_response(shown)
@@ -854,6 +860,14 @@ def test_a_file_is_listed_as_it_was_given() -> None:
         {"type": "input_file", "file_data": "QQ==", "filename": "a.txt"},
     ]
     assert (message["content"], output["output"], plain["output"]) == (shown, shown, "plain")
+
+
+def test_tools_that_came_as_an_item_are_listed_like_those_of_a_response() -> None:
+    server = {"type": "mcp", "server_label": "s", "server_url": "https://user:pw@mcp.example.com/key?token=1"}
+    tools = [server, {"type": "namespace", "name": "n", "tools": [{"type": "function", "name": "f"}]}]
+    [listed] = input_items(Turn(TURN, input=({"type": "additional_tools", "tools": tools},)))
+    assert listed["tools"] == response_json(Turn(TURN, started_at=AT, settings={"tools": tools}))["tools"]
+    assert listed["tools"][0]["server_url"] == "https://mcp.example.com/<redacted>"
 
 
 def test_every_listed_item_has_an_id_a_type_and_a_status() -> None:

@@ -213,6 +213,21 @@ def test_the_stream_parameters_are_not_settings() -> None:
             "invalid_type",
             "tools[0].tools[1].name",
         ),
+        (
+            {"tools": [{**NAMESPACE, "tools": [FUNCTION, {"type": "mcp", "server_label": "s"}]}]},
+            "missing_required_parameter",
+            "tools[0].tools[1].server_url",
+        ),
+        (
+            {"tools": [{**NAMESPACE, "tools": [{**SERVER, "server_label": 1}]}]},
+            "invalid_type",
+            "tools[0].tools[0].server_label",
+        ),
+        (
+            {"tools": [{**NAMESPACE, "tools": [{**NAMESPACE, "tools": [{**SERVER, "server_url": "x"}]}]}]},
+            "invalid_value",
+            "tools[0].tools[0].tools[0].server_url",
+        ),
         ({"background": True, "store": False}, "invalid_value", "background"),
         ({"background": "yes"}, "invalid_type", "background"),
         ({"conversation": 1}, "invalid_type", "conversation"),
@@ -259,6 +274,7 @@ def test_an_invalid_parameter_is_named_by_its_path(body: dict[str, Any], code: s
         ({"moderation": {"model": "x", "policy": {"input": {"mode": "block"}}}}, "moderation"),
         ({"tools": [{**SERVER, "connector_id": "c"}]}, "tools[0].connector_id"),
         ({"tools": [{**SERVER, "tunnel_id": "c"}]}, "tools[0].tunnel_id"),
+        ({"tools": [{**NAMESPACE, "tools": [{**SERVER, "connector_id": "c"}]}]}, "tools[0].tools[0].connector_id"),
     ],
 )
 def test_what_is_not_built_is_refused_aloud(body: dict[str, Any], param: str) -> None:
@@ -317,6 +333,18 @@ def test_secrets_are_in_nothing_but_the_secrets() -> None:
 def test_one_server_cannot_have_two_credentials() -> None:
     body = {"tools": [{**SERVER, "authorization": "a"}, {**SERVER, "server_label": "b", "authorization": "b"}]}
     assert refused({"model": "m", "input": "x", **body}).param == "tools[1]"
+
+
+@pytest.mark.parametrize(("tool", "key"), [(FUNCTION, "name"), (SERVER, "server_label")])
+def test_tools_that_come_as_items_share_no_name_with_those_of_the_request(tool: dict[str, Any], key: str) -> None:
+    other = {**tool, key: "other"}
+    item = {"type": "additional_tools", "tools": [other, tool]}
+    body = {"model": "m", "input": [item]}
+    assert parse_create(body).input == (item,)
+    assert refused({**body, "tools": [tool]}).param == f"input[0].tools[1].{key}"
+    assert refused({**body, "input": [{**item, "tools": [tool, tool]}]}).param == f"input[0].tools[1].{key}"
+    newest = {**item, "tools": [other]}
+    assert parse_create({**body, "input": [item, newest], "tools": [tool]}).input == (item, newest)
 
 
 def test_no_tools_are_as_good_as_none_given() -> None:

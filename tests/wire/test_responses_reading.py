@@ -47,6 +47,7 @@ from turnloom.wire.responses_api.items import input_items
 from turnloom.wire.responses_api.reading import read_input, read_items
 
 MCP_CALL: dict[str, Any] = {"type": "mcp_call", "server_label": "s", "name": "f", "arguments": "{}"}
+SERVER: dict[str, Any] = {"type": "mcp", "server_label": "s", "server_url": "https://host/x"}
 PART = "input[0].content[0]"
 PDF = "data:application/pdf;base64," + base64.b64encode(b"%PDF").decode()
 
@@ -332,6 +333,7 @@ SOUND: list[dict[str, Any]] = [
     {"type": "apply_patch_call", "call_id": "f", "operation": {"diff": "x"}},
     {"type": "apply_patch_call_output", "call_id": "f", "output": "x"},
     {"type": "turnip", "call_id": "g", "output": [1]},
+    {"type": "additional_tools", "tools": [{"type": "namespace", "name": "n", "tools": [SERVER]}, SERVER]},
     {"id": "msg_1"},
 ]
 

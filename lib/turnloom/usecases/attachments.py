@@ -88,8 +88,9 @@ async def _side_by_side(desk: _Desk, spots: Sequence[_Spot]) -> list[Mapping[str
     except ExceptionGroup as failures:
         raise failures.exceptions[0] from None
     except TimeoutError:
+        late = next((spot for spot, task in zip(spots, tasks, strict=True) if task.cancelled()), spots[-1])
         message = f"The files of the request were not ready within {desk.seconds:g} seconds"
-        raise InvalidRequest(message, code="invalid_value", param=spots[0].culprit) from None
+        raise InvalidRequest(message, code="invalid_value", param=late.culprit) from None
     return [task.result() for task in tasks]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -22,7 +22,7 @@ from turnloom.wire.responses_api.checks import (
     wrong_value,
 )
 from turnloom.wire.responses_api.reading import read_input, read_items
-from turnloom.wire.responses_api.tools import Secrets, read_tools
+from turnloom.wire.responses_api.tools import Secrets, check_distinct, read_tools
 
 MOST_ITEMS = 20
 """Of a conversation in one request."""
@@ -122,9 +122,11 @@ def parse_create(body: Raw, alias: bool = False) -> CreateRequest:
     _refuse_unbuilt(given)
     conversation = _conversation(given)
     _check_context(given)
-    tools, secrets = read_tools(given.get("tools", []), alias)
+    tools, secrets = read_tools(given.get("tools", []), "tools", alias)
+    items = read_input(given.get("input", []))
+    check_distinct({"tools": tools, **_newest_tools(items)})
     return CreateRequest(
-        input=read_input(given.get("input", [])),
+        input=items,
         settings=_settings(given, tools, conversation, alias=alias),
         secrets=secrets,
         stream=given.get("stream", False),
@@ -304,6 +306,12 @@ def _check_context(given: Mapping[str, Any]) -> None:
         wrong_value("background", "A response that is not stored cannot run in the background.")
     if "conversation" not in given and "previous_response_id" not in given:
         _need_input(given)
+
+
+def _newest_tools(items: Sequence[JSON]) -> dict[str, list[JSON]]:
+    """The tools that came as an item, by their path; of several such lists, only the newest counts."""
+    lists = {f"input[{n}].tools": item["tools"] for n, item in enumerate(items) if item["type"] == "additional_tools"}
+    return dict([lists.popitem()]) if lists else {}
 
 
 def _need_input(given: Mapping[str, Any]) -> None:

@@ -197,7 +197,7 @@ def _tools(given: list[JSON], path: str) -> list[JSON]:
     """Tools that come as an item, as Codex sends them to some models; without secrets, which only `tools` may bring."""
     for place, tool in enumerate(given):
         _check_type(tool, dict, f"{path}[{place}]")
-    tools, _ = read_tools(given, alias=False)
+    tools, _ = read_tools(given, path, alias=False)
     return tools
 
 

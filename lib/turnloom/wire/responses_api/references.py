@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from turnloom.domain import ids
 from turnloom.domain.errors import InvalidRequest, NotFound
+from turnloom.domain.layout import input_ids
 from turnloom.domain.message import JSON
+from turnloom.store.turns import Record
 from turnloom.usecases.chains import get_response
 from turnloom.usecases.conversations import conversation_records
 from turnloom.usecases.services import Services
 from turnloom.wire.responses_api.items import Item
 from turnloom.wire.responses_api.pages import record_items
-from turnloom.wire.responses_api.sealing import opened, sealer
+from turnloom.wire.responses_api.sealing import Seal, opened, sealer
 
 _BY_THEMSELVES = frozenset({"message", "function_call", "function_call_output"})
 
@@ -71,7 +73,7 @@ class References:
         told = (await self._items_of(source)).get(item["id"]) if source else None
         if told is None or told["type"] != "mcp_list_tools":
             return item
-        tools = (record.turn.settings.get("tools", ()) for record in await self._records(source))
+        tools = ((record.turn.settings or {}).get("tools", ()) for record in await self._records(source))
         asked = (tool for listed in tools for tool in listed if tool["type"] == "mcp")
         server = next((tool for tool in asked if tool["server_label"] == told["server_label"]), None)
         return item if server is None else {**told, "server": server}
@@ -97,14 +99,21 @@ class References:
         if source not in self._found:
             taken: set[str] = set()
             seal = sealer(self._services, self._owner)
-            items = [i for record in await self._records(source) for i in record_items(record, taken, seal=seal)]
+            items = [item for record in await self._records(source) for item in _kept(record, taken, seal)]
             self._found[source] = {item["id"]: item for item in items}
         return self._found[source]
 
-    async def _records(self, source: str) -> list[Any]:
+    async def _records(self, source: str) -> list[Record]:
         try:
             if source == self._conversation:
                 return await conversation_records(self._services, self._owner, source)
             return [await get_response(self._services, self._owner, source)]
         except NotFound:
             return []
+
+
+def _kept(record: Record, taken: set[str], seal: Seal) -> Iterator[Item]:
+    """The items of a turn with what readers are not shown: addresses of tool servers, what was read from files."""
+    given = dict(zip(input_ids(record.turn, taken), record.turn.input, strict=True))
+    for item in record_items(record, taken, seal=seal):
+        yield {**item, **given.get(item["id"], {}), "id": item["id"]}

@@ -34,26 +34,32 @@ _LABEL_KEYS = ("type", "server_label", "server_description")
 _DISTINCT = {"function": "name", "custom": "name", "mcp": "server_label"}
 
 
-def read_tools(given: Sequence[Mapping[str, Any]], alias: bool) -> tuple[list[JSON], Secrets]:
-    """The tools as they are kept, and HTTP headers by MCP server address; unknown types are kept as given.
+def read_tools(given: Sequence[Mapping[str, Any]], param: str, alias: bool) -> tuple[list[JSON], Secrets]:
+    """The tools in `param` as they are kept, and HTTP headers by MCP server address; unknown types are kept as given.
 
     A kept MCP tool always has `require_approval`: "always", "never" or `{"always"?, "never"?}`, each a filter with
     `tool_names` or `read_only` or both. Raises InvalidRequest with the path of what is wrong.
     """
     tools: list[JSON] = []
     secrets: Secrets = {}
-    seen: set[tuple[str, str]] = set()
     for place, tool in enumerate(given):
-        path = f"tools[{place}]"
+        path = f"{param}[{place}]"
         check(TypedTool, tool, path)
         if tool["type"] == "mcp":
-            kept = _mcp_tool(tool, path, alias)
+            tools.append(_mcp_tool(tool, path, alias))
             _keep_secret(tool, path, secrets)
         else:
-            kept = _client_tool(tool, path)
-        _check_distinct(kept, path, seen)
-        tools.append(kept)
+            tools.append(_client_tool(tool, path))
+    check_distinct({param: tools})
     return tools, secrets
+
+
+def check_distinct(kept: Mapping[str, Sequence[JSON]]) -> None:
+    """Raise InvalidRequest for the first of these tools, listed by their params, that shares its name or label."""
+    seen: set[tuple[str, str]] = set()
+    for param, tools in kept.items():
+        for place, tool in enumerate(tools):
+            _see(tool, f"{param}[{place}]", seen)
 
 
 class TypedTool(Shape):
@@ -158,10 +164,12 @@ def _format(given: Mapping[str, Any], path: str) -> JSON:
 def _inner_tool(tool: Mapping[str, Any], path: str) -> JSON:
     """A tool of a namespace; of an MCP server, which is not asked from there, what can hold no secret."""
     check(TypedTool, tool, path)
-    return only(_LABEL_KEYS, tool) if tool["type"] == "mcp" else _client_tool(tool, path)
+    if tool["type"] == "mcp":
+        return only(_LABEL_KEYS, _mcp_tool(tool, path, alias=False))
+    return _client_tool(tool, path)
 
 
-def _check_distinct(tool: Mapping[str, Any], path: str, seen: set[tuple[str, str]]) -> None:
+def _see(tool: Mapping[str, Any], path: str, seen: set[tuple[str, str]]) -> None:
     key = _DISTINCT.get(tool["type"])
     if key is None:
         return
