@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 LOCK   := infra/requirements/dev.lock
 
-.PHONY: dev demo test build test-build rehearse lint lint-infra types check lock clean help
+.PHONY: dev demo keys test build test-build rehearse lint lint-infra types check lock clean help
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -24,6 +24,9 @@ dev: $(STAMP)    ## start everything on this machine and print where
 
 demo: $(STAMP)   ## a multi-turn conversation with tools, against a running or a fresh server
 	@$(BIN)/python -m turnloom.local.demo
+
+keys: $(STAMP)   ## API keys: make keys ARGS="create --owner me", and list, revoke; with --stack NAME a deployment's
+	@$(BIN)/python -m turnloom keys $(ARGS)
 
 test: $(STAMP)   ## all tests
 	@$(BIN)/python -m pytest

@@ -16,9 +16,7 @@ from infra.rehearse.deployment import build, deploy
 from infra.rehearse.emulator import Emulator
 from infra.rehearse.program import Program
 from infra.rehearse.scenes import SCENES
-from infra.rehearse.stage import MODEL, PATIENCE, UPSTREAM_KEY, Stage
-from llama_stack_client import LlamaStackClient
-from openai import OpenAI
+from infra.rehearse.stage import MODEL, UPSTREAM_KEY, Stage, clients
 from tests.mcp_servers import McpServer
 from tests.upstream import ScriptedUpstream
 
@@ -46,7 +44,6 @@ def opening(stack: ExitStack, folder: Path) -> Generator[str, None, Stage]:
     made = emulator.client("secretsmanager").create_secret(Name="upstream", SecretString=UPSTREAM_KEY)
     deployment = deploy(
         emulator,
-        Auth="none",
         UpstreamUrl=upstream.url,
         UpstreamSecretArn=made["ARN"],
         ToolHosts="127.0.0.1",
@@ -54,9 +51,8 @@ def opening(stack: ExitStack, folder: Path) -> Generator[str, None, Stage]:
     )
     yield "functions that stream are set to answer in one piece"
     deployment.buffer()
-    openai = OpenAI(base_url=f"{deployment.url}/v1", api_key="none", max_retries=0, timeout=PATIENCE)
-    llama = LlamaStackClient(base_url=deployment.url, max_retries=0, timeout=PATIENCE)
-    return Stage(deployment, upstream, tools, openai, llama)
+    yield "a key is made"
+    return Stage(deployment, upstream, tools, *clients(deployment, deployment.key("rehearsal")))
 
 
 def rehearse(program: Program) -> None:

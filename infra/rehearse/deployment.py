@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -43,6 +44,21 @@ class Deployment:
             StackName=STACK, LogicalResourceId=logical_id
         )
         return str(found["StackResourceDetail"]["PhysicalResourceId"])
+
+    def key(self, owner: str) -> str:
+        """A new API key of the owner's, made as operators do; raises RuntimeError with what the command said."""
+        return self._keys("create", "--owner", owner)
+
+    def revoke(self, key: str) -> None:
+        """Let the key open nothing any more; raises RuntimeError with what the command said."""
+        self._keys("revoke", key)
+
+    def _keys(self, command: str, *arguments: str) -> str:
+        whole = [sys.executable, "-m", "turnloom", "keys", command, "--stack", STACK, *arguments]
+        done = subprocess.run(whole, env=self.emulator.env, capture_output=True, text=True)  # noqa: S603
+        if done.returncode:
+            raise RuntimeError(f"turnloom keys {command} failed: {done.stderr}")
+        return done.stdout.strip()
 
     def executions(self) -> list[tuple[str, str]]:
         """Names and statuses of all executions of the state machine."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from typing import Any
 
-from infra.rehearse.stage import MODEL, PATIENCE, UPSTREAM_KEY, Stage, expect, expect_error, until
+from infra.rehearse.stage import MODEL, PATIENCE, UPSTREAM_KEY, Stage, clients, expect, expect_error, until
+from llama_stack_client import AuthenticationError as Unauthorized
 from llama_stack_client import InternalServerError as ServerRefused
 from llama_stack_client import NotFoundError as AgentNotFound
-from openai import NotFoundError
+from openai import AuthenticationError, NotFoundError
 from tests.upstream import Answer, Gate, Received, call, say
 
 Scene = Callable[[Stage], Generator[str, None, None]]
@@ -45,6 +46,29 @@ def neighbours(stage: Stage) -> Generator[str, None, None]:
     yield "a tool invoked by itself"
     invoked = stage.llama.tool_runtime.invoke_tool(tool_name="calculator", kwargs={"expression": "6*7"})
     expect(invoked.content, "42")
+
+
+def callers(stage: Stage) -> Generator[str, None, None]:
+    """Who is let in, and to what."""
+    yield "health is told to everybody, and nothing else to who has no key"
+    nobody, somebody = clients(stage.deployment, "none")
+    expect(somebody.inspect.health().status, "OK")
+    expect_error(AuthenticationError, lambda: nobody.responses.create(model=MODEL, input="Hi."))
+    expect_error(Unauthorized, lambda: somebody.agents.create(agent_config={"model": MODEL, "instructions": ""}))
+    expect(stage.upstream.requests, [])
+    yield "another owner's key opens nothing of this owner's"
+    stage.upstream.say("Hello.")
+    mine = stage.openai.responses.create(model=MODEL, input="Hi.")
+    key = stage.deployment.key("another owner")
+    another, _ = clients(stage.deployment, key)
+    expect_error(NotFoundError, lambda: another.responses.retrieve(mine.id))
+    expect_error(NotFoundError, lambda: another.responses.delete(mine.id))
+    stage.openai.responses.delete(mine.id)
+    yield "a key that is revoked before it is used opens nothing"
+    revoked = stage.deployment.key("another owner")
+    stage.deployment.revoke(revoked)
+    late, _ = clients(stage.deployment, revoked)
+    expect_error(AuthenticationError, lambda: late.responses.retrieve(mine.id))
 
 
 def agents(stage: Stage) -> Generator[str, None, None]:
@@ -212,4 +236,4 @@ def operation(stage: Stage) -> Generator[str, None, None]:
     expect("AccessDeniedException" in told and "CreateAgentRole" in told, True)
 
 
-SCENES: tuple[Scene, ...] = (neighbours, agents, responses, background, conversations, operation)
+SCENES: tuple[Scene, ...] = (neighbours, callers, agents, responses, background, conversations, operation)

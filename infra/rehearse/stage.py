@@ -26,7 +26,7 @@ class Unexpected(Exception):
 
 @dataclass(frozen=True)
 class Stage:
-    """The clients ask nothing twice, so that a failure is seen."""
+    """The deployment, what it uses, and an owner's clients of it."""
 
     deployment: Deployment
     upstream: ScriptedUpstream
@@ -56,6 +56,13 @@ class Stage:
 
         [status] = until(found, lambda statuses: "RUNNING" not in statuses)
         return status
+
+
+def clients(deployment: Deployment, key: str) -> tuple[OpenAI, LlamaStackClient]:
+    """The official clients of the deployed API with this key; they ask nothing twice, so that a failure is seen."""
+    openai = OpenAI(base_url=f"{deployment.url}/v1", api_key=key, max_retries=0, timeout=PATIENCE)
+    llama = LlamaStackClient(base_url=deployment.url, api_key=key, max_retries=0, timeout=PATIENCE)
+    return openai, llama
 
 
 def expect(found: object, wanted: object) -> None:

@@ -21,7 +21,7 @@ from turnloom.adapters.tools.builtin import BUILTIN_GROUPS
 from turnloom.adapters.vault import SivVault, secret_in_file
 from turnloom.engine.engine import Brief, Engine, Pace
 from turnloom.engine.scene import World
-from turnloom.ports import Blobs, Table
+from turnloom.storage import blob_store, data_folder, storage
 from turnloom.store.agents import Agents, Sessions
 from turnloom.store.claims import Claims
 from turnloom.store.conversations import Conversations
@@ -30,16 +30,7 @@ from turnloom.store.registry import Registry
 from turnloom.store.turns import Record, Turns
 from turnloom.usecases.briefs import brief_of
 from turnloom.usecases.services import Limits, Services
-
-INDEXES = {
-    "agents": (),
-    "sessions": (),
-    "turns": ("running",),
-    "responses": ("running", "listed"),
-    "events": (),
-    "registry": (),
-}
-"""The tables, each with its secondary orders, as in template.yaml."""
+from turnloom.usecases.trail import trail
 
 LOCAL_PACE = Pace(logged=0.05, poll=(0.01, 0.1), lease=10.0)
 
@@ -49,15 +40,15 @@ def services() -> Services:
     """The services of this process, by its environment; where it is deployed, its log lines become JSON."""
     env = dict(os.environ)
     if "TURNLOOM_TABLES_PREFIX" in env:
-        structured(_service(env), env.get("TURNLOOM_LOG_LEVEL", "INFO"))
+        structured(_service(env), env.get("TURNLOOM_LOG_LEVEL", "INFO"), trail)
     return build(env)
 
 
 def build(env: dict[str, str]) -> Services:
     """Services for these settings: DynamoDB and S3 where a state is deployed or asked for, one folder otherwise."""
-    folder = Path(env.get("TURNLOOM_DATA_DIR", ".turnloom"))
+    folder = data_folder(env)
     local = "TURNLOOM_TABLES_PREFIX" not in env
-    table, blobs = _storage(env, folder)
+    table, blobs = storage(env), blob_store(env)
     stores = {
         "agents": Turns("agents", table("turns"), table("events"), blobs),
         "responses": Turns("responses", table("responses"), table("events"), blobs, listed=True),
@@ -99,28 +90,6 @@ def build(env: dict[str, str]) -> Services:
 
 def _service(env: dict[str, str]) -> str:
     return env.get("POWERTOOLS_SERVICE_NAME", "turnloom")
-
-
-def _storage(env: dict[str, str], folder: Path) -> tuple[Callable[[str], Table], Blobs]:
-    if "TURNLOOM_TABLES_PREFIX" in env or env.get("TURNLOOM_STORE") == "dynamodb":
-        return _aws_storage(env, folder)
-    from turnloom.adapters.blobs import FolderBlobs
-    from turnloom.adapters.sqlite import SqliteDatabase
-
-    return SqliteDatabase(folder / "turnloom.db").table, FolderBlobs(folder / "blobs")
-
-
-def _aws_storage(env: dict[str, str], folder: Path) -> tuple[Callable[[str], Table], Blobs]:
-    from turnloom.adapters.blobs import FolderBlobs, S3Blobs, s3_client
-    from turnloom.adapters.dynamodb import DynamoTable, create_tables, dynamodb_client
-
-    client = dynamodb_client()
-    prefix = env.get("TURNLOOM_TABLES_PREFIX", "turnloom-")
-    if "TURNLOOM_TABLES_PREFIX" not in env:
-        create_tables(client, {prefix + name: indexes for name, indexes in INDEXES.items()})
-    bucket = env.get("TURNLOOM_BUCKET")
-    blobs: Blobs = S3Blobs(s3_client(), bucket) if bucket else FolderBlobs(folder / "blobs")
-    return lambda name: DynamoTable(client, prefix + name), blobs
 
 
 def _world(env: dict[str, str], local: bool) -> World:

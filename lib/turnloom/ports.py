@@ -236,7 +236,7 @@ class Tools(Protocol):
         ...
 
 
-# --- shields, documents, orchestration, time -------------------------------------------------------------------
+# --- shields, documents, orchestration, tokens, time -----------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,6 +322,14 @@ class Vault(Protocol):
 
     def unseal(self, sealed: str, context: str) -> bytes:
         """What was sealed for this context; raises Unreadable."""
+        ...
+
+
+class Tokens(Protocol):
+    """Signed tokens of the issuer that a deployment trusts."""
+
+    async def claims(self, token: str) -> Mapping[str, JSON]:
+        """What a valid token says; raises Unauthenticated, or UpstreamError when its issuer cannot be asked."""
         ...
 
 

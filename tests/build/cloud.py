@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import urllib.request
 from pathlib import Path
@@ -12,7 +11,7 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from tests.functions.test_events import furnish, start_turn
+from tests.samples import set_stage
 from tests.upstream import ScriptedUpstream
 from turnloom import bootstrap
 from turnloom.adapters.dynamodb import create_tables, dynamodb_client
@@ -45,6 +44,7 @@ class Cloud:
             "TURNLOOM_BUCKET": BUCKET,
             "TURNLOOM_STATE_MACHINE_ARN": template.STATE_MACHINE_ARN,
             "TURNLOOM_SEAL_SECRET": SEAL_SECRET,
+            "TURNLOOM_AUTH": "keys",
             "OPENAI_BASE_URL": self.upstream.url,
             "OPENAI_API_KEY": "none",
         }
@@ -68,6 +68,4 @@ class Cloud:
 
     def furnish(self, sample: Path) -> None:
         """Put there what the sample payload names."""
-        asyncio.run(furnish(self._services))
-        if sample.parent.name.startswith("turn_") and "no-such" not in sample.stem:
-            asyncio.run(start_turn(self._services))
+        set_stage(self._services, sample)

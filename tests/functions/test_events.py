@@ -1,108 +1,17 @@
-"""Every sample payload in events/, replayed against the handler it is for: none can rot.
-
-The name of a payload begins with what it must bring: the HTTP status, or a task's next action (`none`: nothing).
-"""
+"""Every sample payload in events/, replayed against the handler it is for: none can rot."""
 
 from __future__ import annotations
 
-import asyncio
-import importlib.util
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import pytest
 
+from tests.samples import EVENTS, ROOT, outcome, run, set_stage
 from tests.upstream import ScriptedUpstream, say
-from turnloom import bootstrap
-from turnloom.domain import ids
-from turnloom.domain.agent import Agent, Session
-from turnloom.domain.event import (
-    CallStarted,
-    Delta,
-    Event,
-    Gathered,
-    InferenceCompleted,
-    InferenceStarted,
-    InputAwaited,
-    TurnCompleted,
-    TurnStarted,
-)
-from turnloom.domain.turn import Turn
-from turnloom.store.conversations import Conversation
-from turnloom.store.turns import Place, Record
+from turnloom import bootstrap, gate
 from turnloom.usecases.services import Services
-from turnloom.wire.agents_api.models import AgentConfig
-
-ROOT = Path(__file__).parents[2]
-EVENTS = sorted(ROOT.glob("events/*/*.json"))
-
-AGENT = "01977420-dc00-7000-8000-00000000000a"
-SESSION = "01977420-dc00-7000-8000-00000000000b"
-NOW = 1_750_000_000_000_000
-MODEL = {"model": "scripted", "input": "Hello"}
-
-
-def load(function: str) -> ModuleType:
-    path = ROOT / "functions" / function / "handler.py"
-    spec = importlib.util.spec_from_file_location(f"functions.{function}.handler", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-async def furnish(services: Services) -> None:
-    """The objects that the payloads name: an agent, a session with a turn of each kind, responses, a conversation."""
-    lookup = {"name": "lookup", "parameters": []}
-    config = AgentConfig.model_validate({"model": "scripted", "instructions": "", "client_tools": [lookup]})
-    await services.agents.put("default", Agent(AGENT, config.model_dump(), NOW))
-    await services.sessions.put("default", Session(SESSION, "sample", AGENT, NOW))
-    started = TurnStarted(NOW, ({"role": "user", "content": "Hello"},))
-    said: list[Event] = [InferenceStarted(NOW + 1), Delta("text", "Hi"), InferenceCompleted(NOW + 2, "stop")]
-    asked: list[Event] = [
-        InferenceStarted(NOW + 1),
-        CallStarted("call_sample", "lookup", "client"),
-        Delta("arguments", "{}"),
-        InferenceCompleted(NOW + 2, "tool_calls"),
-        InputAwaited(NOW + 3),
-    ]
-    turns: dict[str, list[Event]] = {
-        "01977420-dc01-7000-8000-00000000000c": [started, *said, TurnCompleted(NOW + 3)],
-        "01977420-dc02-7000-8000-04000000000d": [started, *asked],
-    }
-    for ordinal, (turn_id, events) in enumerate(turns.items()):
-        place = Place("agents", "default", SESSION, ordinal)
-        await services.turns.open(Record(place, Turn(turn_id), origin={"agent": AGENT}).with_events(events))
-    item = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "Hello"}]}
-    asked_for = TurnStarted(NOW, (item,), {"model": "scripted"})
-    await services.responses.open(response("0abc").with_events([asked_for, *said, TurnCompleted(NOW + 3)]))
-    running = replace(response("0abe"), lease=services.clock.now() + 60_000_000)
-    await services.responses.open(running.with_events([asked_for]))
-    held = response("0abf")
-    conversation = Conversation(ids.conversation_id(NOW, held.place.thread), NOW, {"topic": "sample"})
-    await services.conversations.put("default", conversation)
-    put_in: list[Event] = [TurnStarted(NOW, ({**item, "id": "msg_sample"},)), TurnCompleted(NOW + 1)]
-    held = replace(held, origin={"conversation": conversation.conversation_id}, hidden=True)
-    await services.responses.open(held.with_events(put_in))
-
-
-def response(name: str) -> Record:
-    """A response that nothing has happened to, the first of a thread whose name ends like this."""
-    thread = name.rjust(16, "0")
-    return Record(Place("responses", "default", thread, 0), Turn(ids.response_id(NOW, 0, thread)))
-
-
-async def start_turn(services: Services) -> None:
-    """A turn at ordinal 2 that is in progress and has not called the model yet."""
-    place = Place("agents", "default", SESSION, 2)
-    turn = Turn(ids.turn_id(NOW, 2, lambda bits: 7))
-    record = Record(place, turn, lease=services.clock.now() + 60_000_000, origin={"agent": AGENT})
-    events: list[Event] = [TurnStarted(NOW, ({"role": "user", "content": "Hello"},)), Gathered(NOW + 1)]
-    await services.turns.open(record.with_events(events))
 
 
 @pytest.fixture
@@ -112,24 +21,21 @@ def services(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Servic
         monkeypatch.setenv("OPENAI_BASE_URL", upstream.url)
         monkeypatch.setenv("OPENAI_API_KEY", "none")
         monkeypatch.setenv("TURNLOOM_DATA_DIR", str(tmp_path))
+        monkeypatch.setenv("TURNLOOM_AUTH", "keys")
         monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
         bootstrap.services.cache_clear()
-        made = bootstrap.services()
-        asyncio.run(furnish(made))
-        yield made
+        gate.authorization.cache_clear()
+        yield bootstrap.services()
         bootstrap.services.cache_clear()
+        gate.authorization.cache_clear()
 
 
 @pytest.mark.parametrize("path", EVENTS, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_a_sample_payload_brings_what_its_name_says(path: Path, services: Services) -> None:
-    function, expected = path.parent.name, path.stem.split("-")[0]
-    if function.startswith("turn_") and "no-such" not in path.stem:
-        asyncio.run(start_turn(services))
-    result: Any = load(function).handler(json.loads(path.read_text()), None)
-    if function.startswith("turn_"):
-        assert (result["next"] if expected != "none" else result and result.get("next")) in (expected, None)
-    else:
-        assert result["statusCode"] == int(expected), result["body"]
+    set_stage(services, path)
+    result = run(path.parent.name, json.loads(path.read_text()))
+    assert outcome(result) == path.stem.split("-")[0], result
+    if "statusCode" in (result or {}):
         assert "x-trace-id" in result["headers"] or "x-trace-id" in result.get("multiValueHeaders", {})
 
 

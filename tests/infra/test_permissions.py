@@ -20,18 +20,19 @@ import boto3
 import pytest
 from moto import mock_aws
 
-from tests.functions.test_events import EVENTS, furnish, load, start_turn
 from tests.infra.test_template import statements
+from tests.samples import EVENTS, furnish, outcome, run, set_stage, start_turn
 from tests.upstream import ScriptedUpstream, say
-from turnloom import bootstrap
+from turnloom import bootstrap, gate
 from turnloom.adapters.clock import SystemClock
 from turnloom.adapters.dynamodb import create_tables, dynamodb_client
 from turnloom.local import template
+from turnloom.storage import INDEXES
 
 PREFIX, BUCKET, SEAL = "stack-", "stack-bucket", "stack-seal"
 MACHINE = "arn:aws:states:us-east-1:123456789012:stateMachine:stack-turn"
 UPSTREAM_SECRET = "stack-upstream"
-TABLES = {name.title() + "Table": PREFIX + name for name in bootstrap.INDEXES}
+TABLES = {name.title() + "Table": PREFIX + name for name in INDEXES}
 
 Grants = set[tuple[str, str]]
 
@@ -105,6 +106,7 @@ def account(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Role]]:
         "TURNLOOM_UPSTREAM_SECRET": UPSTREAM_SECRET,
         "TURNLOOM_STATE_MACHINE_ARN": MACHINE,
         "TURNLOOM_HOSTS": "127.0.0.1",
+        "TURNLOOM_AUTH": "keys",
     }
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
@@ -117,13 +119,19 @@ def account(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Role]]:
     with mock_aws():
         monkeypatch.setattr(boto3, "DEFAULT_SESSION", boto3.Session())
         boto3.DEFAULT_SESSION._session.register("provide-client-params.*.*", check)
-        create_tables(dynamodb_client(), {PREFIX + name: indexes for name, indexes in bootstrap.INDEXES.items()})
+        create_tables(dynamodb_client(), {PREFIX + name: indexes for name, indexes in INDEXES.items()})
         boto3.client("s3").create_bucket(Bucket=BUCKET)
         for secret in (SEAL, UPSTREAM_SECRET):
             boto3.client("secretsmanager").create_secret(Name=secret, SecretString=os.urandom(32).hex())
-        bootstrap.services.cache_clear()
+        forget()
         yield worn
-        bootstrap.services.cache_clear()
+        forget()
+
+
+def forget() -> None:
+    """What a function's process keeps."""
+    bootstrap.services.cache_clear()
+    gate.authorization.cache_clear()
 
 
 NAMES = {function.folder: function.name for function in template.functions()}
@@ -139,9 +147,9 @@ class Deployment:
 
     def call(self, function: str, event: Any) -> Any:
         """What the function answers, its role on."""
-        bootstrap.services.cache_clear()
+        forget()
         with self.role(granted(self._resources, NAMES[function])):
-            return load(function).handler(event, None)
+            return run(function, event)
 
     @contextmanager
     def role(self, grants: Grants) -> Iterator[None]:
@@ -155,9 +163,7 @@ def deployment(resources: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> It
     with account(monkeypatch) as worn, ScriptedUpstream() as upstream:
         upstream.answer = lambda request: say("Hello", " there")
         monkeypatch.setenv("OPENAI_BASE_URL", upstream.url)
-        made = Deployment(resources, worn)
-        asyncio.run(furnish(made.services))
-        yield made
+        yield Deployment(resources, worn)
 
 
 def request(function: str, **changes: Any) -> dict[str, Any]:
@@ -171,12 +177,9 @@ def request(function: str, **changes: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("path", EVENTS, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_a_sample_payload_needs_no_more_than_the_role_allows(path: Path, deployment: Deployment) -> None:
-    function, expected = path.parent.name, path.stem.split("-")[0]
-    if function.startswith("turn_") and "no-such" not in path.stem:
-        asyncio.run(start_turn(deployment.services))
-    result = deployment.call(function, json.loads(path.read_text()))
-    if not function.startswith("turn_") and "statusCode" in result:
-        assert result["statusCode"] == int(expected), result["body"]
+    set_stage(deployment.services, path)
+    result = deployment.call(path.parent.name, json.loads(path.read_text()))
+    assert outcome(result) == path.stem.split("-")[0], result
 
 
 def test_what_no_row_can_hold_is_written_read_and_deleted_by_the_functions_that_must(deployment: Deployment) -> None:
@@ -214,6 +217,7 @@ def test_a_key_and_a_credential_are_kept_by_who_creates_a_response(deployment: D
 
 
 def test_the_sweeper_goes_on_with_turns_of_both_apis(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+    asyncio.run(furnish(deployment.services))
     asyncio.run(start_turn(deployment.services))
     later = SystemClock().now() + 3600 * 1_000_000
     monkeypatch.setattr(SystemClock, "now", lambda self: later)

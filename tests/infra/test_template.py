@@ -12,9 +12,10 @@ import pytest
 from cfnlint.api import ManualArgs, lint
 
 from turnloom.adapters.dynamodb import table_schema
-from turnloom.bootstrap import INDEXES, build
+from turnloom.bootstrap import build
 from turnloom.local import template
 from turnloom.local.template import ROOT
+from turnloom.storage import INDEXES
 from turnloom.usecases.services import Limits
 from turnloom.wire.agents_api.routes import ROUTES as AGENTS_ROUTES
 from turnloom.wire.neighbours import ROUTES as NEIGHBOURS_ROUTES

@@ -20,7 +20,7 @@ ALLOWED = {
     "wire": {"domain", "ports", "store", "engine", "usecases"},
     "adapters": {"domain", "ports"},
     "testing": {"domain", "ports", "engine"},
-    "tasks": {"bootstrap", "engine", "usecases"},
+    "tasks": {"bootstrap", "engine", "loop", "usecases"},
     "local": {"wire", "domain", "ports", "adapters"},
 }
 

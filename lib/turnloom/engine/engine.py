@@ -103,6 +103,7 @@ def state_of(record: Record, spec: Spec) -> dict[str, JSON]:
         "thread": place.thread,
         "ordinal": place.ordinal,
         "leg": record.turn.leg,
+        "id": record.turn.id,
     }
     if not record.running:
         return {"turn": turn, "next": "done", "calls": []}

@@ -2,7 +2,8 @@
 
     python -m turnloom.local.gateway --host 127.0.0.1 --port 8321
 
-What template.yaml does not route is missing here too. The gateway also keeps the schedule of the sweeper.
+What template.yaml does not route is missing here too. With TURNLOOM_AUTH set, the authorizer of template.yaml is asked
+before each, and nothing it says is kept. The gateway also keeps the schedule of the sweeper.
 """
 
 from __future__ import annotations
@@ -10,18 +11,22 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import os
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from turnloom.local.template import Function, functions, load
-from turnloom.wire.problems import agents_envelope, responses_envelope
+from turnloom.local.template import ACCOUNT, REGION, Function, authorizer, functions, load
+from turnloom.wire.authorizer import REFUSAL
+from turnloom.wire.problems import agents_envelope, responses_envelope, status_of
 
 logger = logging.getLogger(__name__)
 
@@ -40,26 +45,65 @@ def gateway() -> Starlette:
 
 def _routes(found: list[Function]) -> Iterator[Route]:
     routed = ((method, path, function) for function in found for method, path in function.routes)
+    authorize = load(authorizer().folder).handler if "TURNLOOM_AUTH" in os.environ else None
     loaded: dict[str, Any] = {}
     # A greedy path matches what others match too, so it comes after all of these.
     for method, path, function in sorted(routed, key=lambda route: ("+}" in route[1], route[1].count("{"))):
         if function.folder not in loaded:
             loaded[function.folder] = load(function.folder).app
-        yield Route(path.replace("+}", ":path}"), loaded[function.folder], methods=[method])
+        app = loaded[function.folder]
+        guarded = authorize is not None and (method, path) not in function.open
+        yield Route(path.replace("+}", ":path}"), Guarded(app, authorize) if guarded else app, methods=[method])
 
 
-async def _no_route(request: Any, _failure: Exception) -> JSONResponse:
+class Guarded:
+    """A function's app behind the authorizer, whose answer comes to it as it does from API Gateway."""
+
+    def __init__(self, app: ASGIApp, authorize: Any) -> None:
+        self._app = app
+        self._authorize = authorize
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope)
+        try:
+            policy = await asyncio.to_thread(self._authorize, _question(request), None)
+        except Exception as failure:
+            await _not_authorized(request, failure)(scope, receive, send)
+            return
+        context = {"authorizer": policy["context"]}
+        await self._app({**scope, "aws.event": {"requestContext": context}}, receive, send)
+
+
+def _question(request: Request) -> dict[str, Any]:
+    """The event of a REQUEST authorizer, as far as ours reads it."""
+    arn = f"arn:aws:execute-api:{REGION}:{ACCOUNT}:laptop/live/{request.method}{request.url.path}"
+    headers = {name: request.headers.getlist(name) for name in request.headers}
+    return {"type": "REQUEST", "methodArn": arn, "multiValueHeaders": headers}
+
+
+def _not_authorized(request: Request, failure: Exception) -> JSONResponse:
+    """What API Gateway makes of an authorizer that fails: it takes this one text for a refusal."""
+    if str(failure) == "Unauthorized":
+        return _refusal(request, "unauthenticated", REFUSAL, {"www-authenticate": "Bearer"})
+    logger.error("the authorizer failed", exc_info=failure)
+    return _refusal(request, "internal_error", "The request failed because of an internal error.")
+
+
+async def _no_route(request: Request, _failure: Exception) -> JSONResponse:
+    return _refusal(request, "route_not_found", f"Route '{request.method} {request.url.path}' not found")
+
+
+def _refusal(request: Request, code: str, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
     path, trace = request.url.path, uuid.uuid4().hex
-    message = f"Route '{request.method} {path}' not found"
     alias = path.startswith("/v1/openai/")
-    told = responses_envelope("route_not_found", message, None, alias=alias)
+    told = responses_envelope(code, message, None, alias=alias)
     if path.startswith(("/v1/responses", "/v1/openai/v1/responses", "/v1/conversations")):
         body = told
     else:
-        # Whose client asks cannot be seen from a path that is nobody's: both find what they look for.
-        body = agents_envelope("route_not_found", message)
+        # Whose client asks cannot be seen from other paths: both find what they look for.
+        body = agents_envelope(code, message)
         body["error"] = {**told["error"], **body["error"]}
-    return JSONResponse(body, 404, {"x-trace-id": trace, "x-request-id": f"req_{trace}"})
+    return JSONResponse(body, status_of(code), {"x-trace-id": trace, "x-request-id": f"req_{trace}", **(headers or {})})
 
 
 @asynccontextmanager

@@ -26,12 +26,14 @@ STATE_MACHINE_ARN = f"arn:aws:states:{REGION}:{ACCOUNT}:stateMachine:turnloom-tu
 class Function:
     """A Lambda function: its logical id, its folder in functions/, and what calls it.
 
-    `routes` are (method, path), where a path may end in a greedy `{name+}`; `schedule` is a rate expression.
+    `routes` are (method, path), where a path may end in a greedy `{name+}`, and `open` those of them that want no
+    credential; `schedule` is a rate expression.
     """
 
     name: str
     folder: str
     routes: tuple[tuple[str, str], ...] = ()
+    open: tuple[tuple[str, str], ...] = ()
     schedule: str | None = None
     streams: bool = False
 
@@ -52,6 +54,13 @@ class Table:
 def functions(root: Path = ROOT) -> list[Function]:
     """Every function of the template, in its order."""
     return [_function(name, properties) for name, properties in _resources(root, "AWS::Serverless::Function")]
+
+
+def authorizer(root: Path = ROOT) -> Function:
+    """The function that API Gateway asks whose request it has; raises LookupError."""
+    [(_, api)] = _resources(root, "AWS::Serverless::Api")
+    named = api["Auth"]["Authorizers"][api["Auth"]["DefaultAuthorizer"]]["FunctionArn"]["Fn::GetAtt"][0]
+    return next(function for function in functions(root) if function.name == named)
 
 
 def tables(root: Path = ROOT) -> list[Table]:
@@ -89,6 +98,7 @@ def _function(name: str, properties: Mapping[str, Any]) -> Function:
         name=name,
         folder=Path(properties["CodeUri"]).name,
         routes=tuple((route["Method"], route["Path"]) for route in api),
+        open=tuple((r["Method"], r["Path"]) for r in api if r.get("Auth", {}).get("Authorizer") == "NONE"),
         schedule=schedules[0] if schedules else None,
         streams=any(route.get("ResponseTransferMode") == "RESPONSE_STREAM" for route in api),
     )

@@ -38,6 +38,7 @@ from turnloom.usecases.disposal import DAY
 from turnloom.usecases.idempotency import give_up, stake
 from turnloom.usecases.response_rules import rules
 from turnloom.usecases.services import Services
+from turnloom.usecases.trail import note
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +207,7 @@ async def _below(services: Services, record: Record) -> Chain:
 
 async def _begun(services: Services, record: Record, brief: Brief, asked: ResponseRequest) -> Run | Followed:
     """The response, stored and under way. Raises ConditionFailed when its place is taken."""
+    note(turn_id=record.turn.id)
     kept = asked.store or in_conversation(record)
     store = services.responses if kept else Unstored()
     if asked.background:

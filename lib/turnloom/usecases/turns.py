@@ -30,6 +30,7 @@ from turnloom.usecases.agent_spec import agent_spec, groups_by_id
 from turnloom.usecases.agents import get_session
 from turnloom.usecases.callers import Caller, sealed, unsealed
 from turnloom.usecases.services import Services
+from turnloom.usecases.trail import note
 
 ATTACH_SECONDS = 600
 
@@ -73,6 +74,7 @@ async def create_turn(
     check_size(document["content"] for document in spec.documents if isinstance(document["content"], str))
     await _free(services, records)
     record = _opening(services, caller, agent_id, session_id, records, asked)
+    note(turn_id=record.turn.id)
     history = tuple(r.turn for r in records if not r.reopens)
     run = Run(services.engine, services.turns, record, Brief(spec, history, AGENTS, _scope(caller, record)))
     try:

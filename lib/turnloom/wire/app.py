@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import logging
 import os
+import time
 import uuid
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -24,9 +25,12 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from turnloom.domain.errors import InvalidRequest, NotFound, Problem, ServerFault, TooLarge
+from turnloom.domain.errors import InvalidRequest, NotFound, Problem, ServerFault, TooLarge, Unauthenticated
+from turnloom.usecases.authorization import ANYONE
 from turnloom.usecases.callers import Caller
 from turnloom.usecases.services import Services
+from turnloom.usecases.trail import begin, mark_of, note
+from turnloom.wire.authorizer import REFUSAL
 from turnloom.wire.json_text import JSONAnswer
 from turnloom.wire.problems import agents_envelope, headers_of, status_of
 
@@ -56,6 +60,8 @@ def application(
         openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False, default_response_class=JSONAnswer
     )
     app.state.services = services
+    app.state.open = os.environ.get("TURNLOOM_AUTH", "none") == "none"
+    app.state.adapted = "AWS_LWA_PORT" in os.environ
     for route in routes:
         if route.function == function:
             app.router.add_api_route(
@@ -97,13 +103,39 @@ async def services_of(request: Request) -> Services:
     return found
 
 
-async def owner_of(request: Request) -> str:
-    """The authenticated caller, as the authorizer names it; `default` where none is set up."""
-    context = request.scope.get("aws.event", {}).get("requestContext", {})
-    return str((context.get("authorizer") or {}).get("owner") or "default")
-
-
 Home = Annotated[Services, Depends(services_of)]
+
+
+async def owner_of(request: Request, services: Home) -> str:
+    """The authenticated caller, as the authorizer names it; `default` where no credential is asked for.
+
+    Raises Unauthenticated where one is and the authorizer named nobody, or the credential has expired since.
+    """
+    found = _authorizer_context(request)
+    owner = found.get("owner") or (ANYONE if request.app.state.open else None)
+    # The gateway keeps the authorizer's answer for a while, which may be longer than a credential is good for.
+    expired = "expires" in found and services.clock.now() >= int(found["expires"]) * 1_000_000
+    if owner is None or expired:
+        raise Unauthenticated(REFUSAL)
+    note(owner=mark_of(str(owner)))
+    return str(owner)
+
+
+def _authorizer_context(request: Request) -> Mapping[str, Any]:
+    """What the authorizer said of the request, as Mangum hands it on, or Lambda Web Adapter.
+
+    The adapter writes its header over any that a client sent. Where it does not run a client's would come through, so
+    there it is not read. Its functions have a handler for Mangum as well.
+    """
+    context: Mapping[str, Any] = {}
+    if "aws.event" in request.scope:
+        context = request.scope["aws.event"].get("requestContext", {})
+    elif request.app.state.adapted:
+        # Written in UTF-8, which headers are not read as.
+        context = json.loads(request.headers.get("x-amzn-request-context", "{}").encode("latin-1"))
+    return context.get("authorizer") or {}
+
+
 Owner = Annotated[str, Depends(owner_of)]
 
 
@@ -170,7 +202,7 @@ class InvalidBody(InvalidRequest):
 
 
 class Edge:
-    """ASGI middleware: ids on every answer, and 413 for a body over the limit, however it is sent."""
+    """ASGI middleware: ids on every answer, a log line of it, and 413 for a body over the limit, however it is sent."""
 
     def __init__(self, app: ASGIApp, answer: Envelope) -> None:
         self._app = app
@@ -180,13 +212,14 @@ class Edge:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        trace = uuid.uuid4().hex
-        started = False
+        trace, since = uuid.uuid4().hex, time.monotonic()
+        begin(request_id=f"req_{trace}")
+        status = 0
 
         async def send_with_ids(message: Message) -> None:
-            nonlocal started
+            nonlocal status
             if message["type"] == "http.response.start":
-                started = True
+                status = message["status"]
                 headers = MutableHeaders(scope=message)
                 headers["x-trace-id"] = trace
                 headers["x-request-id"] = f"req_{trace}"
@@ -198,10 +231,20 @@ class Edge:
             return
         except Exception as failure:
             # Answered here and not raised on: the server would close a connection that the client means to use again.
-            if started:
+            if status:
                 raise
             request = Request(scope)
             await self._answer(request, _as_problem(request, failure))(scope, receive, send_with_ids)
+        finally:
+            _log(scope, status, time.monotonic() - since)
+
+
+def _log(scope: Scope, status: int, seconds: float) -> None:
+    """A line for the request: what was asked for by ids alone, and how that went; status 0 is a client that left."""
+    route = getattr(scope.get("route"), "path", None)
+    found = {name: str(value)[:100] for name, value in scope.get("path_params", {}).items()}
+    timed = {"status": status, "milliseconds": round(seconds * 1000)}
+    logger.info("request", extra={"method": scope["method"], "route": route, **found, **timed})
 
 
 def _limited(receive: Receive) -> Receive:

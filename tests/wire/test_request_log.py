@@ -1,0 +1,93 @@
+"""What a deployment's log tells of requests: who, what and how it went, and nothing that anybody wrote."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from mangum import Mangum
+from starlette.testclient import TestClient
+
+from tests.conftest import House
+from tests.wire.apps import both_apis
+from turnloom.adapters.logs import structured
+from turnloom.usecases.trail import mark_of, trail
+from turnloom.wire.agents_api.routes import agents_app
+
+Lines = Callable[[], list[dict[str, Any]]]
+
+
+@pytest.fixture
+def lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[Lines]:
+    """All log lines so far."""
+    written = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", written)
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+    structured("stack", "INFO", trail)
+    yield lambda: [json.loads(line) for line in written.getvalue().splitlines()]
+    root.handlers[:] = before
+    root.setLevel(level)
+
+
+def test_a_line_tells_of_a_request_by_ids_alone(house: House, lines: Lines) -> None:
+    house.model.says("A secret answer.")
+    client = TestClient(both_apis(house.services))
+    made = client.post("/v1/responses", json={"model": "m", "input": "A secret question."})
+    [line] = lines()
+    told = {name: line[name] for name in ("message", "method", "route", "status", "turn_id", "owner", "request_id")}
+    assert told == {
+        "message": "request",
+        "method": "POST",
+        "route": "/v1/responses",
+        "status": 200,
+        "turn_id": made.json()["id"],
+        "owner": mark_of("default"),
+        "request_id": made.headers["x-request-id"],
+    }
+    assert line["milliseconds"] >= 0
+    assert "secret" not in json.dumps(line)
+
+
+def test_an_object_that_a_path_names_is_named(house: House, lines: Lines) -> None:
+    TestClient(both_apis(house.services)).get("/v1/responses/resp_none")
+    [line] = lines()
+    assert (line["route"], line["response_id"], line["status"]) == ("/v1/responses/{response_id}", "resp_none", 404)
+
+
+def test_what_goes_wrong_in_a_turn_is_told_with_the_request_that_began_it(house: House, lines: Lines) -> None:
+    house.model.answers(RuntimeError("broken"))
+    made = TestClient(both_apis(house.services)).post("/v1/responses", json={"model": "m", "input": "Hi."})
+    failure, request = lines()
+    assert failure["level"] == "ERROR"
+    assert {failure["request_id"], request["request_id"]} == {made.headers["x-request-id"]}
+    assert failure["turn_id"] == request["turn_id"]
+    assert failure["turn_id"].startswith("resp_")
+
+
+def test_requests_of_one_process_do_not_share_their_fields(house: House, lines: Lines) -> None:
+    handler = Mangum(agents_app("list_agents", lambda: house.services), lifespan="off")
+    for owner in ("alice", "bob"):
+        handler(_event(owner), None)
+    assert [line["owner"] for line in lines()] == [mark_of("alice"), mark_of("bob")]
+
+
+def _event(owner: str) -> dict[str, Any]:
+    context = {"authorizer": {"owner": owner}, "identity": {"sourceIp": "192.0.2.1"}}
+    return {
+        "resource": "/",
+        "path": "/v1/agents",
+        "httpMethod": "GET",
+        "headers": {},
+        "multiValueHeaders": {},
+        "queryStringParameters": None,
+        "multiValueQueryStringParameters": None,
+        "requestContext": context,
+        "body": None,
+        "isBase64Encoded": False,
+    }
