@@ -164,6 +164,19 @@ def test_nobody_can_say_who_they_are(starts: Starts, tmp_path: Path) -> None:
     assert client.get("/v1/agents", headers={**bearer(tmp_path, "they"), **forged}).json()["data"] == []
 
 
+def test_a_page_that_may_ask_learns_so_without_a_credential_and_reads_the_refusal(starts: Starts) -> None:
+    client = starts(TURNLOOM_AUTH="keys", TURNLOOM_CORS_ORIGINS="https://a.example")
+    asks = {"access-control-request-method": "POST", "access-control-request-headers": "authorization,content-type"}
+    ours = {"origin": "https://a.example"}
+    preflight = client.options("/v1/responses", headers={**ours, **asks})
+    assert (preflight.status_code, preflight.headers["access-control-allow-origin"]) == (200, ours["origin"])
+    assert "authorization" in preflight.headers["access-control-allow-headers"]
+    refused = client.post("/v1/responses", json={}, headers=ours)
+    assert (refused.status_code, refused.headers.get_list("access-control-allow-origin")) == (401, [ours["origin"]])
+    theirs = client.options("/v1/responses", headers={"origin": "https://b.example", **asks})
+    assert "access-control-allow-origin" not in theirs.headers
+
+
 @pytest.mark.parametrize("path", ["/v1/responses", "/v1/conversations/a", "/v1/openai/v1/responses", "/v1/agents"])
 def test_a_refusal_is_told_as_the_api_tells_it(path: str, starts: Starts) -> None:
     answer = starts(TURNLOOM_AUTH="keys").get(path)

@@ -169,12 +169,18 @@ def _welcome(env: dict[str, str], host: str, port: int) -> None:
     print(f"\nTurnloom is at {address}")
     print(f"  model     {model}{note}")
     print(f"  state     {env['TURNLOOM_DATA_DIR']}")
-    print(f"  Agents    LlamaStackClient(base_url='{address}')")
-    print(f"  Responses OpenAI(base_url='{address}/v1', api_key='none')")
+    auth = env.get("TURNLOOM_AUTH", "none")
+    key = "none" if auth == "none" else "..."
+    given = "" if auth == "none" else f", api_key='{key}'"
+    print(f"  Agents    LlamaStackClient(base_url='{address}'{given})")
+    print(f"  Responses OpenAI(base_url='{address}/v1', api_key='{key}')")
+    if auth in ("keys", "both"):
+        print('  A key     make keys ARGS="create --owner me"')
     if embedded and _answers(f"{OLLAMA}/api/tags"):
         print(f"  An Ollama is running here: OPENAI_BASE_URL={OLLAMA}/v1 make dev would use it.")
     body = json.dumps({"model": model, "input": "Say hello."})
-    print(f"\nTry:\n  curl {address}/v1/responses -H 'content-type: application/json' -d '{body}'")
+    bearer = "" if auth == "none" else '-H "authorization: Bearer $KEY" '
+    print(f"\nTry:\n  curl {address}/v1/responses {bearer}-H 'content-type: application/json' -d '{body}'")
     print("\nCtrl-C stops it.", flush=True)
 
 

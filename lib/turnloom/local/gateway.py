@@ -25,6 +25,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from turnloom.local.template import ACCOUNT, REGION, Function, authorizer, functions, load
+from turnloom.wire.app import share
 from turnloom.wire.authorizer import REFUSAL
 from turnloom.wire.problems import agents_envelope, responses_envelope, status_of
 
@@ -40,6 +41,8 @@ def gateway() -> Starlette:
     app = Starlette(routes=list(_routes(found)), lifespan=_lifespan)
     app.add_exception_handler(404, _no_route)
     app.add_exception_handler(405, _no_route)
+    # Once more than by the functions, which are not asked for a preflight.
+    share(app, os.environ.get("TURNLOOM_CORS_ORIGINS", ""))
     return app
 
 
