@@ -31,8 +31,9 @@ keys: $(STAMP)   ## API keys: make keys ARGS="create --owner me", and list, revo
 test: $(STAMP)   ## all tests
 	@$(BIN)/python -m pytest
 
-build: .venv-sam/.installed  ## what `sam deploy` uploads, into .aws-sam/build
+build: .venv-sam/.installed  ## what `sam deploy` uploads, into .aws-sam/build; WARM=snapstart or provisioned: docs/deploy.md
 	@SAM_CLI_TELEMETRY=0 .venv-sam/bin/sam build --config-file infra/samconfig.toml
+	@if [ -n "$(WARM)" ]; then $(BIN)/python -m infra.warm "$(WARM)"; fi
 	@echo "The layer takes $$(find .aws-sam/build/Library -type f -exec cat {} + | wc -c) bytes unzipped."
 	@echo "To deploy: .venv-sam/bin/sam deploy --config-file infra/samconfig.toml"
 

@@ -18,13 +18,17 @@ PACKAGED = ("CodeUri", "ContentUri", "DefinitionUri")
 @pytest.fixture(scope="session")
 def translated() -> dict[str, Any]:
     """The template after the SAM transform, all of it in CloudFormation's own resources."""
-    template = yaml_parse((ROOT / "template.yaml").read_text())
+    return translation(yaml_parse((ROOT / "template.yaml").read_text()), {})
+
+
+def translation(template: dict[str, Any], parameters: dict[str, str]) -> dict[str, Any]:
+    """What the SAM transform makes of a template, once packaged, for these parameters."""
     for resource in template["Resources"].values():
         properties = resource["Properties"]
         properties |= {name: "s3://packaged/archive" for name in PACKAGED if name in properties}
     policies = {"AWSLambdaBasicExecutionRole": "arn:aws:iam::aws:policy/service-role/AWSLambdaBasicExecutionRole"}
     translator = Translator(policies, Parser(), boto_session=boto3.Session(region_name="us-east-1"))
-    result: dict[str, Any] = translator.translate(template, {})
+    result: dict[str, Any] = translator.translate(template, parameters)
     return result
 
 

@@ -41,7 +41,7 @@ def test_answers_of_the_authorizer_are_kept_by_the_credential_unless_all_is_open
     assert authorizer["type"] == "request"
     assert authorizer["identitySource"] == "method.request.header.Authorization"
     # 300 is the default, which the transform has put in the parameter's place.
-    assert authorizer["authorizerResultTtlInSeconds"] == {"Fn::If": ["LetsEverybodyIn", 0, 300]}
+    assert authorizer["authorizerResultTtlInSeconds"] == {"Fn::If": ["LetsEverybodyIn", 0, "300"]}
     assert "AuthorizeRequest" in json.dumps(authorizer["authorizerUri"])
 
 

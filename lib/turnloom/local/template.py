@@ -116,8 +116,13 @@ def _resources(root: Path, kind: str) -> list[tuple[str, Mapping[str, Any]]]:
 
 @cache
 def _load(path: Path) -> Mapping[str, Any]:
+    return read(path)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A template as plain data, CloudFormation's short tags in their long form."""
     with path.open() as file:
-        loaded: Mapping[str, Any] = yaml.load(file, _Loader)  # noqa: S506
+        loaded: dict[str, Any] = yaml.load(file, _Loader)  # noqa: S506
     return loaded
 
 
