@@ -60,6 +60,20 @@ class Deployment:
             raise RuntimeError(f"turnloom keys {command} failed: {done.stderr}")
         return done.stdout.strip()
 
+    def restore(self, prefix: str) -> None:
+        """Restore every table as it is now, under a name that begins so."""
+        tables = self.emulator.client("dynamodb")
+        for table in tables.list_tables()["TableNames"]:
+            target = prefix + table.removeprefix(f"{STACK}-")
+            tables.restore_table_to_point_in_time(
+                SourceTableName=table, TargetTableName=target, UseLatestRestorableTime=True
+            )
+
+    def change(self, **parameters: str) -> None:
+        """Deploy again with these parameters changed; raises RuntimeError with what `sam` said."""
+        deploy(self.emulator, **parameters)
+        self.buffer()
+
     def executions(self) -> list[tuple[str, str]]:
         """Names and statuses of all executions of the state machine."""
         arn = self.resource("Turn")
@@ -135,7 +149,7 @@ def deploy(emulator: Emulator, **parameters: str) -> Deployment:
     arguments = ["--template-file", template, "--no-confirm-changeset", "--parameter-overrides", *given]
     _sam(emulator.env, "deploy", *arguments)
     [stack] = emulator.client("cloudformation").describe_stacks(StackName=STACK)["Stacks"]
-    if stack["StackStatus"] != "CREATE_COMPLETE":
+    if stack["StackStatus"] not in ("CREATE_COMPLETE", "UPDATE_COMPLETE"):
         raise RuntimeError(f"The stack is {stack['StackStatus']}.")
     return Deployment(emulator, {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]})
 

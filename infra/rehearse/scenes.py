@@ -221,6 +221,22 @@ def conversations(stage: Stage) -> Generator[str, None, None]:
     stage.openai.responses.delete(later.id)
 
 
+def restoration(stage: Stage) -> Generator[str, None, None]:
+    """Tables are restored, and used in place of the stack's own."""
+    of = stage.openai.responses
+    yield "tables are restored as they were, and what came later is not in them"
+    stage.upstream.say("Kept.")
+    kept = of.create(model=MODEL, input="Hi.")
+    stage.deployment.restore("restored-")
+    of.delete(kept.id)
+    yield "they are deployed in place of the stack's own, with nothing else changed"
+    stage.deployment.change(TablesPrefix="restored-")
+    expect(of.retrieve(kept.id).output_text, "Kept.")
+    yield "what follows is written there"
+    stage.upstream.say("Going on.")
+    expect(of.create(model=MODEL, input="And now?", previous_response_id=kept.id).output_text, "Going on.")
+
+
 def operation(stage: Stage) -> Generator[str, None, None]:
     """What an operator relies on: the sweeper runs, and a role can do no more than its policies say."""
     yield "the sweeper runs with its own role"
@@ -236,4 +252,4 @@ def operation(stage: Stage) -> Generator[str, None, None]:
     expect("AccessDeniedException" in told and "CreateAgentRole" in told, True)
 
 
-SCENES: tuple[Scene, ...] = (neighbours, callers, agents, responses, background, conversations, operation)
+SCENES: tuple[Scene, ...] = (neighbours, callers, agents, responses, background, conversations, restoration, operation)

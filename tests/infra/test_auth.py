@@ -93,7 +93,9 @@ def test_the_settings_of_tokens_reach_the_authorizer_alone(resources: dict[str, 
 
 
 def test_keys_are_read_by_the_authorizer_alone_and_written_by_no_function(resources: dict[str, Any]) -> None:
-    touching = {name for name, p in resources["AWS::IAM::ManagedPolicy"].items() if "KeysTable" in json.dumps(p)}
+    touching = {
+        name for name, p in resources["AWS::IAM::ManagedPolicy"].items() if "table/${Prefix}keys" in json.dumps(p)
+    }
     assert touching == {"ReadKeys"}
     [*_, statement] = resources["AWS::IAM::ManagedPolicy"]["ReadKeys"]["PolicyDocument"]["Statement"]
     assert statement["Action"] == "dynamodb:GetItem"

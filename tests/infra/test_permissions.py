@@ -32,7 +32,6 @@ from turnloom.storage import INDEXES
 PREFIX, BUCKET, SEAL = "stack-", "stack-bucket", "stack-seal"
 MACHINE = "arn:aws:states:us-east-1:123456789012:stateMachine:stack-turn"
 UPSTREAM_SECRET = "stack-upstream"
-TABLES = {name.title() + "Table": PREFIX + name for name in INDEXES}
 
 Grants = set[tuple[str, str]]
 
@@ -82,9 +81,9 @@ def _many(value: Any) -> list[Any]:
 def _names(statement: dict[str, Any]) -> Iterator[str]:
     for resource in _many(statement["Resource"]):
         text = json.dumps(resource)
-        table = next((name for logical, name in TABLES.items() if logical in text), None)
+        table = re.search(r":table/\$\{Prefix\}([\w/*]+)", text)
         if table is not None:
-            yield f"{table}/index/*" if "/index/" in text else table
+            yield PREFIX + table[1]
         elif "Bucket" in text:
             yield BUCKET
         elif "stateMachine" in text:

@@ -218,12 +218,21 @@ def test_a_deployed_table_is_made_as_the_laptop_makes_it(resources: dict[str, An
         assert properties["PointInTimeRecoverySpecification"] == {"PointInTimeRecoveryEnabled": True}
 
 
-def test_the_prefix_of_the_tables_is_the_one_that_functions_get(resources: dict[str, Any]) -> None:
-    prefixes = {
-        properties["Environment"]["Variables"]["TURNLOOM_TABLES_PREFIX"]["Fn::Sub"]
-        for properties in resources["AWS::Lambda::Function"].values()
-    }
-    assert prefixes == {"${AWS::StackName}-"}
+PREFIX = {"Fn::If": ["HasTablesPrefix", {"Ref": "TablesPrefix"}, {"Fn::Sub": "${AWS::StackName}-"}]}
+
+
+def test_functions_use_the_tables_of_the_stack_unless_others_are_named(resources: dict[str, Any]) -> None:
+    for properties in resources["AWS::Lambda::Function"].values():
+        assert properties["Environment"]["Variables"]["TURNLOOM_TABLES_PREFIX"] == PREFIX
+
+
+def test_a_role_is_for_the_tables_that_its_function_uses(resources: dict[str, Any]) -> None:
+    for statement in statements(list(resources["AWS::IAM::ManagedPolicy"].values())):
+        if "dynamodb:" in json.dumps(statement["Action"]):
+            given = statement["Resource"]
+            for resource in given if isinstance(given, list) else [given]:
+                text, values = resource["Fn::Sub"]
+                assert values == {"Prefix": PREFIX} and ":table/${Prefix}" in text
 
 
 def test_what_holds_data_outlives_the_stack_unless_told_otherwise(translated: dict[str, Any]) -> None:
