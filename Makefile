@@ -68,8 +68,8 @@ types: $(STAMP)  ## mypy, strict
 check: lint types test  ## what CI runs
 
 lock: $(STAMP)   ## pin the requirements again
-	@cd infra/requirements && for name in runtime dev lint sam lambda rehearse; do \
-	  $(abspath $(BIN))/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header $$name.in -o $$name.lock; done
+	@cd infra/requirements && for name in dev runtime lint sam lambda rehearse; do \
+	  $(abspath $(BIN))/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header $$name.in -o $$name.lock $$(test $$name != runtime || echo -c dev.lock); done
 
 clean:           ## remove what was built; .turnloom/ (your data) stays
 	@rm -rf $(VENV) .venv-* .aws-sam .mypy_cache .pytest_cache .ruff_cache

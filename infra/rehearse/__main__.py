@@ -28,6 +28,7 @@ Stays unproven, for the emulator has nothing of it:
 - what API Gateway answers by itself: GatewayResponses, preflights, throttling, time limits, its log
 - names of errors in the state machine: here each is Runtime.HandlerError, so that TurnMoved does not end in Done
 - the layer for arm64 and python3.13: what ran has its packages for this machine's Python
+- versions, aliases and snapshots (make build WARM=...)
 - the schedule of the sweeper; limits of size, time and concurrency; metrics and traces; encryption with a key of your
   own; the domain"""
 

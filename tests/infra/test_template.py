@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from cfnlint.api import ManualArgs, lint
+from infra.parameters import page
 
 from turnloom.adapters.dynamodb import table_schema
 from turnloom.bootstrap import build
@@ -320,3 +321,16 @@ Resources:
     (tmp_path / "machine.json").write_text('{"Resource": "${TaskArn}"}')
     with pytest.raises(LookupError, match="TaskArn"):
         template.definition(tmp_path)
+
+
+def test_the_page_of_parameters_is_the_templates() -> None:
+    assert (ROOT / "docs/parameters.md").read_text() == page(template.read(ROOT / "template.yaml"))
+
+
+def test_what_is_deployed_was_tested() -> None:
+    deployed, tested = (set(re.findall(r"^\S+==[^ \\]+", lock, re.M)) for lock in map(_lock, ("runtime", "dev")))
+    assert deployed and not deployed - tested
+
+
+def _lock(name: str) -> str:
+    return (ROOT / "infra/requirements" / f"{name}.lock").read_text()
