@@ -28,9 +28,9 @@ def sample_of(folder: str, name: str) -> Path:
     return next(path for path in samples(BY_FOLDER[folder]) if path.stem == name)
 
 
-def asked(client: httpx2.Client, sample: Path) -> AbstractContextManager[httpx2.Response]:
+def asked(client: httpx2.Client, sample: Path, **changes: Any) -> AbstractContextManager[httpx2.Response]:
     """Send what the adapter makes of the event: the request itself, and what API Gateway knows of it in a header."""
-    event: dict[str, Any] = json.loads(sample.read_text())
+    event: dict[str, Any] = json.loads(sample.read_text()) | changes
     headers = {**event["headers"], "x-amzn-request-context": json.dumps(event["requestContext"])}
     return client.stream(
         event["httpMethod"],
@@ -82,8 +82,8 @@ def test_one_function_streams_what_another_is_still_driving(cloud: Cloud, tmp_pa
         asked(creating, sample_of("create_openai_response", "200-as-stream")) as created,
     ):
         first = json.loads(read_to(created.iter_lines(), '"response.created"').removeprefix("data: "))
-        path, query = f"/v1/responses/{first['response']['id']}", {"stream": "true"}
-        with reading.stream("GET", path, params=query) as followed:
+        path = f"/v1/responses/{first['response']['id']}"
+        with asked(reading, sample_of("get_openai_response", "200-as-stream"), path=path) as followed:
             lines = followed.iter_lines()
             read_to(lines, "Once")
             gate.open()
