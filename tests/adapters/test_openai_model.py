@@ -22,6 +22,7 @@ from tests.upstream import Answer, BreakOff, Gate, Received, ScriptedUpstream, d
 
 from turnloom.adapters.openai_model import OpenAIModel
 from turnloom.adapters.openai_model.connections import Connections
+from turnloom.adapters.openai_model.errors import MOST_BYTES
 from turnloom.adapters.openai_model.tokenizer import Tokenizer
 from turnloom.domain.errors import (
     UpstreamBroken,
@@ -43,6 +44,7 @@ from turnloom.domain.message import (
     Usage,
     UserMessage,
 )
+from turnloom.engine.engine import Pace
 from turnloom.ports import CallChunk, Chunk, Finished, ModelInfo, ModelRequest, TextChunk
 
 KEY = "sk-very-secret"
@@ -716,6 +718,99 @@ async def test_an_error_in_the_stream_is_told(model, upstream, error):
     assert "out of memory" in (await failure(model)).message
 
 
+ENVELOPED: dict[str, tuple[Any, type[UpstreamError], str]] = {
+    "OpenAI, too long": (
+        {"message": "Too much.", "type": "invalid_request_error", "code": "context_length_exceeded"},
+        UpstreamRejected,
+        "context_length_exceeded",
+    ),
+    "vLLM, too long": (
+        {"message": "This model's maximum context length is 16 tokens.", "type": "BadRequestError", "code": 400},
+        UpstreamRejected,
+        "context_length_exceeded",
+    ),
+    "Ollama, too long": ("the request exceeds the available context size", UpstreamRejected, "context_length_exceeded"),
+    "OpenAI, no such model": (
+        {"message": "No.", "type": "invalid_request_error", "code": "model_not_found"},
+        UpstreamRejected,
+        "model_not_found",
+    ),
+    "OpenAI, wrong": (
+        {"message": "No.", "type": "invalid_request_error", "code": "invalid_value"},
+        UpstreamRejected,
+        "upstream_rejected",
+    ),
+    "OpenAI, limit": (
+        {"message": "Slow.", "type": "tokens", "code": "rate_limit_exceeded"},
+        UpstreamLimited,
+        "rate_limited",
+    ),
+    "OpenRouter, limit": ({"message": "Slow.", "code": 429}, UpstreamLimited, "rate_limited"),
+    "Gemini, limit": ({"message": "Slow.", "status": "RESOURCE_EXHAUSTED"}, UpstreamLimited, "rate_limited"),
+    "a number as text": ({"message": "Slow.", "code": "429"}, UpstreamLimited, "rate_limited"),
+    "OpenAI, quota": (
+        {"message": "Pay.", "type": "insufficient_quota", "code": "insufficient_quota"},
+        UpstreamLimited,
+        "insufficient_quota",
+    ),
+    "OpenAI, key": (
+        {"message": f"Incorrect API key: {KEY}", "type": "invalid_request_error", "code": "invalid_api_key"},
+        UpstreamRejected,
+        "upstream_authentication_error",
+    ),
+    "Anthropic, time": ({"message": "Late.", "type": "timeout_error"}, UpstreamTimeout, "upstream_timeout"),
+    "Anthropic, overloaded": ({"message": "Busy.", "type": "overloaded_error"}, UpstreamBroken, "upstream_error"),
+}
+
+
+@pytest.mark.parametrize("kind", ["text/event-stream", "application/json"])
+@pytest.mark.parametrize(("error", "meaning", "code"), ENVELOPED.values(), ids=ENVELOPED.keys())
+async def test_an_error_in_place_of_an_answer_means_what_its_status_would_have_meant(
+    model, upstream, pauses, error, meaning, code, kind
+):
+    body = {"error": error}
+    part = json.dumps(body) if kind == "application/json" else body
+    for _ in range(3):
+        upstream.send(
+            *([] if kind == "application/json" else [delta(role="assistant", content="")]), part, content_type=kind
+        )
+    told = await failure(model)
+    assert (type(told), told.code) == (meaning, code)
+    assert KEY not in told.message
+    assert len(pauses.seconds) == (2 if code in ("rate_limited", "upstream_error") else 0)
+
+
+async def test_the_code_of_a_rejection_under_status_200_is_kept(model, upstream):
+    upstream.send({"error": {"message": "No.", "type": "invalid_request_error", "code": "invalid_value"}})
+    error = await failure(model)
+    assert (error.message, error.extra) == ("No.", {"upstream_code": "invalid_value"})
+
+
+async def test_an_error_behind_some_of_the_answer_is_a_break_whatever_its_kind(model, upstream):
+    upstream.send(delta(content="Hi"), {"error": {"message": "Slow.", "code": 429}})
+    assert (type(await failure(model)), len(upstream.requests)) == (UpstreamBroken, 1)
+
+
+def in_one_piece(text: str, kind: str) -> Answer:
+    answer = {"choices": [{"index": 0, "delta": {"content": text}, "finish_reason": "stop"}]}
+    return whole(answer) if kind == "application/json" else send(answer)
+
+
+@pytest.mark.parametrize("kind", ["text/event-stream", "application/json"])
+async def test_a_long_answer_may_come_in_one_piece(model, upstream, kind):
+    upstream.add(in_one_piece("x" * (MOST_BYTES - 1000), kind))
+    assert len(text(await answer(model))) == MOST_BYTES - 1000
+
+
+@pytest.mark.parametrize("kind", ["text/event-stream", "application/json"])
+async def test_a_piece_that_is_too_large_is_told_and_not_asked_for_again(model, upstream, pauses, kind):
+    upstream.add(in_one_piece("x" * MOST_BYTES, kind))
+    error = await failure(model)
+    assert (isinstance(error, UpstreamBroken), error.code, error.retryable) == (True, "upstream_error", False)
+    assert str(MOST_BYTES) in error.message
+    assert len(upstream.requests) == 1
+
+
 async def test_the_end_mark_ends_an_answer_whose_connection_stays_open(build, upstream):
     model = build(retries=0, timeout=2)
     upstream.send(delta(content="Hi"), delta("stop"), "data: [DONE]\n\n", Gate())
@@ -897,6 +992,16 @@ async def test_the_request_says_how_long_a_wish_may_be(model, upstream, pauses, 
         upstream.fail(429, headers={"retry-after": "1"})
     await failure(model, replace(HELLO, patience=patience))
     assert len(upstream.requests) == asked
+
+
+async def test_a_wish_for_less_than_a_second_is_granted_as_it_is_and_told_in_whole_seconds(model, upstream, pauses):
+    for _ in range(3):
+        upstream.fail(429, headers={"retry-after-ms": "290", "retry-after": "1"})
+    error = await failure(model, replace(HELLO, patience=Pace().patience[0]))
+    assert len(pauses.seconds) == 2
+    assert all(seconds >= 0.29 for seconds in pauses.seconds)
+    assert sum(pauses.seconds) < 0.85, "the status must still be told within a second"
+    assert error.extra["retry_after"] == 1
 
 
 async def test_a_limit_without_a_wish_has_no_retry_after(build, upstream):

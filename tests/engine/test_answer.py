@@ -55,6 +55,7 @@ from turnloom.engine.custom_input import CustomInput
 from turnloom.engine.takeover import sweep
 from turnloom.ports import CallChunk, Finished, TextChunk
 from turnloom.testing import USAGE, call_chunks
+from turnloom.usecases.conversations import create_conversation, delete_item
 
 CAREFUL = {**MCP, "require_approval": "always"}
 PATCH = {"type": "custom", "name": "patch"}
@@ -103,7 +104,8 @@ def test_what_is_no_object_with_an_input_comes_out_as_it_is(junk: str, places: l
 
 
 @pytest.mark.parametrize(
-    "arguments", ["", "null", "[]", '{"input": 5}', '{"patch": "x"}', '{"inp', "{}", '"cut', '"Yes" or "no"']
+    "arguments",
+    ["", "null", "[]", '{"input": 5}', '{"patch": "x"}', '{"inp', "{}", '"cut', '"Yes" or "no"', "[" * 50_000],
 )
 def test_arguments_of_another_shape_are_taken_for_the_text(arguments: str) -> None:
     assert "".join(read(*arguments)) == arguments
@@ -570,6 +572,22 @@ async def test_an_approved_call_that_was_cut_is_repeated_only_if_it_may_be(house
     await house.orchestrator.finished()
     final = await stored(house, made.record)
     assert len([e for e in final.events if isinstance(e, ToolStarted)]) == 1, "what the lost driver says is not heard"
+
+
+async def test_an_approved_call_runs_although_its_request_is_deleted_meanwhile(house: House) -> None:
+    tools = mcp(house, "act")
+    conversation = {"id": (await create_conversation(house.services, "me", [], {})).conversation_id}
+    _, request = await asking(house, conversation=conversation)
+    house.model.says("Done.")
+    house.orchestrator.refusals = 1
+    run = await ask(house, approval(request), conversation=conversation, tools=[CAREFUL])
+    await asyncio.wait_for(house.orchestrator.refused.wait(), 10)
+    await delete_item(house.services, "me", conversation["id"], request)
+    house.clock.advance(60)
+    assert await sweep(house.engine) == 1
+    after = await run.settled()
+    assert after.failure is None and len(tools.ran) == 1
+    assert list(item_ids(after)) == ["mcp_call", "message"]
 
 
 async def test_an_approved_call_whose_arguments_are_wrong_is_told_to_the_model(house: House) -> None:

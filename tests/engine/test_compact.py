@@ -321,6 +321,33 @@ async def test_an_answer_that_has_begun_is_not_asked_for_again(house: House) -> 
     assert len(house.model.requests) == 4
 
 
+async def test_the_usage_that_nobody_counted_is_estimated_from_what_was_asked_in_the_end(house: House) -> None:
+    parent = await chain(house, 8)
+    limited = too_long(6)
+    house.model._rule = lambda request: [
+        Finished("stop") if isinstance(chunk, Finished) else chunk for chunk in limited(request)
+    ]
+    turn = await answered(house, "on", previous_response_id=parent, truncation="auto")
+    assert turn.usage.input_tokens == estimate(house.model.requests[-1]) < estimate(house.model.requests[-2])
+
+
+@pytest.mark.parametrize("truncation", ["disabled", "auto"])
+async def test_a_context_too_long_even_to_be_summed_up_is_summed_up_in_part_if_it_may_be(
+    house: House, truncation: str
+) -> None:
+    parent = await chain(house, 8)
+    limited = too_long(7)
+    house.model._rule = lambda request: summing(request) if len(request.messages) <= 7 else limited(request)
+    house.model.tokens = lambda request: 2000
+    turn = await answered(house, "on", previous_response_id=parent, truncation=truncation, context_management=ABOVE)
+    if truncation == "disabled":
+        assert turn.failure is not None and turn.failure.code == "context_length_exceeded"
+        return
+    asked = house.model.requests[-2].messages
+    assert 2 < len(asked) <= 7 and asked[-2] == UserMessage("on")
+    assert turn.status == "completed" and texts(house) == [SUMMED_UP, "on"]
+
+
 def every_shortening(messages: list[Message]) -> list[tuple[Message, ...]]:
     found: list[tuple[Message, ...]] = []
     shorter: tuple[Message, ...] | None = tuple(messages)

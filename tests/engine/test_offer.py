@@ -72,6 +72,26 @@ def test_names_are_distinct_and_short_whatever_the_servers_call_their_tools(tool
     assert known == known_tools(Spec("m", tools=tuple(tools)), Turn("t")), "and the same each time"
 
 
+async def test_a_tool_that_came_in_an_earlier_turn_is_offered_once_by_its_newest_definition(house: House) -> None:
+    def item(*tools: Any) -> Any:
+        return {"type": "additional_tools", "tools": list(tools)}
+
+    def described(word: str, *more: str) -> list[Any]:
+        inner = [{"type": "function", "name": name, "description": word} for name in ("fly", *more)]
+        return [{**LOOKUP, "description": word}, {**PATCH, "description": word}, {**SPACE, "tools": inner}]
+
+    house.model.says("Fine.")
+    first = await answered(house, item(*described("old", "land")), "Hi")
+    house.model.says("Fine.")
+    await answered(house, "Hi", previous_response_id=first.id, tools=described("new"))
+    shown = [(tool.name, tool.description) for tool in house.model.requests[-1].tools]
+    assert shown == [("lookup", "new"), ("patch", "new"), ("space__fly", "new"), ("space__land", "old")]
+    house.model.says("Fine.")
+    choice = {"type": "function", "name": "lookup"}
+    await answered(house, "Hi", previous_response_id=first.id, tools=described("new"), tool_choice=choice)
+    assert house.model.requests[-1].tool_choice == "lookup"
+
+
 # --- allowed tools and tool choice
 
 

@@ -1,4 +1,4 @@
-"""What is remembered of the turns of a history."""
+"""What is remembered of the turns of a history, and which result is whose."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import gc
 import weakref
 from typing import Any
 
-from turnloom.domain.message import JSON, Message, Spec, UserMessage
+import pytest
+
+from turnloom.domain.message import JSON, AssistantMessage, Message, Spec, ToolMessage, Usage, UserMessage
 from turnloom.domain.responses_input import RESPONSES, check_calls, read
-from turnloom.domain.transcript import Dialect, transcript
-from turnloom.domain.turn import Inference, Said, Turn
+from turnloom.domain.transcript import NO_RESULT, NOT_ALLOWED, SUMMARY, Dialect, transcript
+from turnloom.domain.turn import Compaction, Inference, Said, Turn
 
 
 def turn(name: str, text: str, **more: Any) -> Turn:
@@ -54,3 +56,87 @@ def test_each_dialect_is_told_in_its_own_way() -> None:
     earlier, newest = turn("resp_a", "x"), turn("resp_b", "y")
     for dialect, text in ((RESPONSES, "x"), (shouting, "X"), (RESPONSES, "x")):
         assert transcript(Spec("m"), [earlier], newest, dialect)[0] == UserMessage(text)
+
+
+# --- results
+
+Item = dict[str, Any]
+
+
+def said(text: str, role: str = "user") -> Item:
+    return {"type": "message", "role": role, "content": text}
+
+
+def call(call_id: str = "c") -> Item:
+    return {"type": "function_call", "call_id": call_id, "name": "f", "arguments": "{}"}
+
+
+def output(text: str, call_id: str = "c") -> Item:
+    return {"type": "function_call_output", "call_id": call_id, "output": text}
+
+
+def seen(*items: Item, history: tuple[Turn, ...] = (), summary: str | None = None) -> list[str]:
+    """What the model is told, calls by their ids."""
+    steps = () if summary is None else (Compaction(1, summary, Usage()),)
+    told = transcript(Spec("m"), history, Turn("resp_z", input=items, steps=steps), RESPONSES)
+    return [word for message in told for word in words(message)]
+
+
+def words(message: Message) -> list[str]:
+    if isinstance(message, AssistantMessage):
+        return [*filter(None, [message.text]), *(f"call {call.call_id}" for call in message.calls)]
+    return [f"= {message.content}"] if isinstance(message, ToolMessage) else [str(message.content)]
+
+
+def test_calls_of_one_id_in_different_messages_each_have_their_own_result() -> None:
+    first = (said("1"), call(), output("one"))
+    assert seen(*first, said("2"), call(), output("two")) == ["1", "call c", "= one", "2", "call c", "= two"]
+    earlier = Turn("resp_a", "completed", input=first)
+    assert seen(said("2"), call(), output("two"), history=(earlier,)) == seen(*first, said("2"), call(), output("two"))
+
+
+def test_calls_of_one_id_in_one_message_have_its_results_in_order() -> None:
+    assert seen(call(), call(), output("one"), output("two")) == ["call c", "call c", "= one", "= two"]
+    assert seen(call(), said("?"), call(), output("one"), output("two")) == ["call c", "= one", "?", "call c", "= two"]
+
+
+def test_a_result_is_for_the_newest_call_of_its_id() -> None:
+    assert seen(call(), said("?"), call(), output("two")) == ["call c", f"= {NO_RESULT}", "?", "call c", "= two"]
+    assert seen(call(), output("one"), said("?"), call()) == ["call c", "= one", "?", "call c", f"= {NO_RESULT}"]
+
+
+def test_the_newest_of_several_results_of_a_call_counts_and_no_other_call_gets_the_older() -> None:
+    assert seen(call(), output("one"), said("?"), call(), output("x"), output("two")) == [
+        "call c", "= one", "?", "call c", "= two",
+    ]  # fmt: skip
+
+
+def test_an_allowed_call_has_its_result_although_its_id_comes_again() -> None:
+    asked = {"type": "mcp_approval_request", "id": "c", "server_label": "s", "name": "f", "arguments": "{}"}
+    made = {"type": "mcp_call", "id": "x", "server_label": "s", "name": "f", "arguments": "{}", "output": "one"}
+    told = seen(asked, said("ok"), {**made, "approval_request_id": "c"}, said("2"), asked)
+    assert told == ["call c", "= one", "ok", "2", "call c", f"= {NOT_ALLOWED}"]
+
+
+def test_a_result_before_its_call_stands_behind_it() -> None:
+    assert seen(output("one"), call()) == ["call c", "= one"]
+
+
+def test_a_result_whose_call_is_gone_is_not_taken_for_that_of_a_later_call_of_its_id() -> None:
+    assert seen(output("old"), said("?"), call(), output("new")) == [
+        "Result of a tool: old", "?", "call c", "= new",
+    ]  # fmt: skip
+
+
+# --- summaries
+
+
+def test_a_summary_leaves_out_an_old_call_of_the_id_of_a_new_one() -> None:
+    old, new = (said("1"), call(), output("one")), (said("2"), call(), output("two"))
+    assert seen(*old, *new, summary="s") == [f"{SUMMARY}\n\ns", "2", "call c", "= two"]
+
+
+@pytest.mark.parametrize("more", [[], [call(), output("one")]])
+def test_a_summary_stands_for_the_one_that_the_client_brought(more: list[Item]) -> None:
+    brought = {"type": "compaction", "encrypted_content": "x", "summary": "old"}
+    assert f"{SUMMARY}\n\nold" not in seen(said("1"), brought, *more, summary="new")

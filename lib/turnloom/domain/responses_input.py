@@ -167,7 +167,8 @@ class _Reader:
         """Put down the assistant's message that was being put together; reasoning alone is not worth one."""
         if self.texts or self.calls:
             said = AssistantMessage("\n\n".join(self.texts), tuple(self.calls), "\n\n".join(self.thoughts))
-            self.messages += [said, *self.answers]
+            self.messages.append(said)
+        self.messages += self.answers
         for parts in (self.texts, self.thoughts, self.calls, self.answers):
             parts.clear()
 

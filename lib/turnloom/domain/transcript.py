@@ -6,7 +6,7 @@ that made its call, in the order of the calls, and no call is left without one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import assert_never
 
@@ -162,18 +162,23 @@ def _newest(messages: Sequence[Message]) -> list[Message]:
     Clients that keep their history themselves send all of it with every turn. A call that is answered only then stays.
     """
     start = next((place for place in reversed(range(len(messages))) if begins_exchange(messages[place])), 0)
-    answered = {message.call_id for message in messages[start:] if isinstance(message, ToolMessage)}
-    return [*_outlasting(messages[:start], answered), *messages[start:]]
+    matched = _matched(messages)
+    kept = (_outlasting(place, messages[place], matched, start) for place in range(start))
+    return [*(message for message in kept if message), *(m for m in messages[start:] if not _is_summary(m))]
 
 
-def _outlasting(messages: Sequence[Message], answered: Set[str]) -> Iterator[Message]:
-    for message in messages:
-        if isinstance(message, SystemMessage) and not str(message.content).startswith(SUMMARY):
-            yield message
-        if isinstance(message, AssistantMessage):
-            calls = tuple(call for call in message.calls if call.call_id in answered)
-            if calls:
-                yield replace(message, calls=calls)
+def _outlasting(place: int, message: Message, matched: _Matched, start: int) -> Message | None:
+    """What stays of a message before `start`."""
+    if isinstance(message, SystemMessage):
+        return None if _is_summary(message) else message
+    if isinstance(message, AssistantMessage):
+        calls = tuple(c for number, c in enumerate(message.calls) if matched.results.get((place, number), -1) >= start)
+        return replace(message, calls=calls) if calls else None
+    return None
+
+
+def _is_summary(message: Message) -> bool:
+    return isinstance(message, SystemMessage) and str(message.content).startswith(SUMMARY)
 
 
 def _tell(step: Step, messages: list[Message]) -> None:
@@ -225,15 +230,15 @@ def _insert_context(text: str, messages: list[Message]) -> None:
 
 def _arranged(messages: Sequence[Message]) -> Iterator[Message]:
     """Put every tool message behind its call, answer the calls that have none, and retell results without a call."""
-    results = {message.call_id: message for message in messages if isinstance(message, ToolMessage)}
-    called = {call.call_id for message in messages if isinstance(message, AssistantMessage) for call in message.calls}
-    for message in messages:
+    matched = _matched(messages)
+    for place, message in enumerate(messages):
         match message:
             case AssistantMessage():
                 yield message
-                yield from (_answer(call, results) for call in message.calls)
+                for number, call in enumerate(message.calls):
+                    yield _answer(call, messages, matched.results.get((place, number)))
             case ToolMessage():
-                if message.call_id not in called:
+                if place in matched.orphans:
                     yield UserMessage(f"Result of {message.name or 'a tool'}: {message.content}")
             case SystemMessage() | UserMessage():
                 yield message
@@ -241,6 +246,52 @@ def _arranged(messages: Sequence[Message]) -> Iterator[Message]:
                 assert_never(message)
 
 
-def _answer(call: ToolCall, results: dict[str, ToolMessage]) -> ToolMessage:
-    given = results.get(call.call_id)
-    return ToolMessage(call.call_id, given.content if given else NO_RESULT, call.name)
+def _answer(call: ToolCall, messages: Sequence[Message], place: int | None) -> ToolMessage:
+    given = None if place is None else messages[place]
+    return ToolMessage(call.call_id, given.content if isinstance(given, ToolMessage) else NO_RESULT, call.name)
+
+
+@dataclass(frozen=True, slots=True)
+class _Matched:
+    """Where the result of each call stands, by the call's message and its number in there, and the results of no call.
+
+    What is in neither was said of a call before something newer was.
+    """
+
+    results: Mapping[tuple[int, int], int]
+    orphans: Set[int]
+
+
+def _matched(messages: Sequence[Message]) -> _Matched:
+    """Match results to calls, whose ids may come again: small models number the calls of each answer anew.
+
+    A call has the newest result before the next call of its id; of calls with none between them, each has one of those
+    behind the last, in order. The first call of an id, if it has none so far, has what stands before it.
+    """
+    results: dict[tuple[int, int], int] = {}
+    first: dict[str, tuple[int, int]] = {}
+    behind: dict[str, list[int]] = {}
+    spare: dict[str, list[int]] = {}
+    for place, number, call_id in _mentions_backwards(messages):
+        if number is None:
+            behind.setdefault(call_id, []).append(place)
+            continue
+        first[call_id] = (place, number)
+        spare[call_id] = behind.pop(call_id, []) or spare.get(call_id, [])
+        if spare[call_id]:
+            results[place, number] = spare[call_id].pop(0)
+    for call_id, call in first.items():
+        if call not in results and call_id in behind:
+            results[call] = behind[call_id].pop(0)
+    return _Matched(results, {place for places in behind.values() for place in places})
+
+
+def _mentions_backwards(messages: Sequence[Message]) -> Iterator[tuple[int, int | None, str]]:
+    """Where calls and results stand, from the last one on: the place, that of a call in its message, and the id."""
+    for place in reversed(range(len(messages))):
+        message = messages[place]
+        if isinstance(message, ToolMessage):
+            yield place, None, message.call_id
+        elif isinstance(message, AssistantMessage):
+            for number in reversed(range(len(message.calls))):
+                yield place, number, message.calls[number].call_id

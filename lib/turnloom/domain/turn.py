@@ -81,7 +81,7 @@ class Call:
         """The arguments as an object; no text at all means none; None when they are anything else."""
         try:
             value = json.loads(self.arguments or "{}")
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
         return value if isinstance(value, dict) else None
 

@@ -7,7 +7,6 @@ one is whole.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Set
 from dataclasses import dataclass, field
 
@@ -16,6 +15,7 @@ from turnloom.domain.errors import UpstreamBroken
 from turnloom.domain.event import CallStarted, Delta
 from turnloom.domain.message import Tool
 from turnloom.domain.turn import Turn
+from turnloom.engine.arguments import Arguments
 from turnloom.engine.custom_input import CustomInput
 from turnloom.ports import CallChunk, TextChunk
 
@@ -36,7 +36,7 @@ class AnswerReader:
     characters: int = 0
     _custom: CustomInput | None = None
     _open_index: int | None = None
-    _written: str = ""
+    _written: Arguments = field(default_factory=Arguments)
     _named_yet: bool = False
     _waiting: dict[int, list[CallChunk]] = field(default_factory=dict)
     _seen: list[int] = field(default_factory=list)
@@ -59,7 +59,7 @@ class AnswerReader:
             self._waiting.setdefault(chunk.index, []).append(chunk)
         elif chunk.name or chunk.arguments.strip():
             raise UpstreamBroken("The model endpoint went on with a tool call that was whole.")
-        while self._waiting and (self._open_index is None or self._is_whole()):
+        while self._waiting and (self._open_index is None or self._written.whole()):
             yield from self._next()
 
     def close(self) -> Iterator[CallStarted | Delta]:
@@ -72,13 +72,13 @@ class AnswerReader:
     def _next(self) -> Iterator[CallStarted | Delta]:
         yield from self._end()
         index = next(iter(self._waiting))
-        self._open_index, self._written = index, ""
+        self._open_index, self._written = index, Arguments()
         self._seen.append(index)
         for chunk in self._waiting.pop(index):
             yield from self._go_on(chunk)
 
     def _go_on(self, chunk: CallChunk) -> Iterator[CallStarted | Delta]:
-        self._written += chunk.arguments
+        self._written.add(chunk.arguments)
         if not self._named_yet:
             self._unnamed.append(chunk)
             if name := "".join(fragment.name for fragment in self._unnamed):
@@ -94,14 +94,6 @@ class AnswerReader:
         custom, self._custom = self._custom, None
         if custom is not None and (rest := custom.rest()):
             yield Delta("arguments", rest)
-
-    def _is_whole(self) -> bool:
-        """Whether the arguments of the current call need nothing more."""
-        try:
-            json.loads(self._written)
-        except ValueError:
-            return False
-        return True
 
     def _argue(self, arguments: str) -> Iterator[Delta]:
         text = self._custom.take(arguments) if self._custom is not None else arguments

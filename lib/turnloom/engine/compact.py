@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from contextlib import aclosing
+from dataclasses import replace
 
-from turnloom.domain.errors import UpstreamBroken
+from turnloom.domain.errors import UpstreamBroken, UpstreamRejected
 from turnloom.domain.message import ImagePart, Message, SystemMessage, Usage, UserMessage
 from turnloom.domain.transcript import begins_exchange
 from turnloom.ports import Finished, Model, ModelRequest, TextChunk
@@ -39,20 +40,32 @@ def estimate(request: ModelRequest) -> int:
     return -(-(written + tools + schema) // CHARACTERS_PER_TOKEN) + overhead
 
 
-async def summed_up(model: Model, request: ModelRequest) -> tuple[str, Usage]:
+async def summed_up(model: Model, request: ModelRequest, *, truncates: bool = False) -> tuple[str, Usage]:
     """A summary of the messages, made by the model, and what it cost.
 
-    Raises what `Model.stream` raises, and UpstreamBroken for a summary that is empty or was cut, as it would stand for
-    all that was said.
+    With `truncates`, the oldest turns are left out of what the model could not read otherwise. Raises what
+    `Model.stream` raises, and UpstreamBroken for a summary that is empty or was cut, as it would stand for all that was
+    said.
     """
     asked = ModelRequest(request.model, (*request.messages, UserMessage(_TASK)), patience=request.patience)
-    async with aclosing(model.stream(asked)) as stream:
-        chunks = [chunk async for chunk in stream]
+    try:
+        async with aclosing(model.stream(asked)) as stream:
+            chunks = [chunk async for chunk in stream]
+    except UpstreamRejected as refusal:
+        return await summed_up(model, shorter(request, refusal, truncates=truncates), truncates=truncates)
     summary = "".join(chunk.text for chunk in chunks if isinstance(chunk, TextChunk) and chunk.block == "text")
     end = chunks[-1]
     if not isinstance(end, Finished) or end.reason != "stop" or not summary.strip():
         raise UpstreamBroken("The model gave no whole summary of the conversation.")
     return summary, end.usage or Usage(estimate(asked), -(-len(summary) // CHARACTERS_PER_TOKEN))
+
+
+def shorter(request: ModelRequest, refusal: UpstreamRejected, *, truncates: bool) -> ModelRequest:
+    """The request to make after this refusal, by what `shortened` leaves; raises the refusal when that is no help."""
+    messages = shortened(request.messages) if truncates else None
+    if messages is None or refusal.code != "context_length_exceeded":
+        raise refusal
+    return replace(request, messages=messages)
 
 
 def shortened(messages: Sequence[Message]) -> tuple[Message, ...] | None:

@@ -72,7 +72,7 @@ def _text_of(written: str) -> str | None:
     """The text in arguments that are whole; None when they have another shape."""
     try:
         value = json.loads(written, strict=False)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     text = value.get("input") if isinstance(value, dict) else value
     return _sendable(text) if isinstance(text, str) else None

@@ -45,14 +45,15 @@ class Pace:
 
     `logged` is how old an event may get before a driver that nobody is connected to logs it; `poll` how often a
     follower looks, at first and at most; `lease` how long a driver is believed in after its last write. `patience` is
-    how long the upstream may ask us to wait: for a reader whose stream has not begun and who can be told so, for a
-    caller who waits for the whole, and for nobody.
+    how long the upstream may ask us to wait: for a reader whose stream has not begun and who can be told so (two such
+    waits must leave the model time to answer before the status is due), for a caller who waits for the whole, and for
+    nobody.
     """
 
     logged: float = 0.5
     poll: tuple[float, float] = (0.05, 0.5)
     lease: float = 30.0
-    patience: tuple[float, float, float] = (0.5, 5.0, 60.0)
+    patience: tuple[float, float, float] = (0.3, 5.0, 60.0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,7 +60,7 @@ def check_size(texts: Iterable[str]) -> None:
 async def _compact(above: int, scene: Scene, world: World, stamp: Stamp) -> AsyncGenerator[Event]:
     request = ModelRequest(scene.spec.model, scene.messages, patience=scene.patience)
     if await tokens(world.model, request) > above:
-        summary, usage = await summed_up(world.model, request)
+        summary, usage = await summed_up(world.model, request, truncates=scene.spec.truncates)
         yield Compacted(stamp(), summary, usage)
 
 

@@ -39,7 +39,7 @@ def known_tools(spec: Spec, turn: Turn) -> tuple[Tool, ...]:
     """The tools of the turn: those of the spec, and what the servers of the request have listed."""
     listings = {step.server: step.tools for step in turn.steps if isinstance(step, Listing)}
     served = (tool for server in spec.servers for tool in _served(server, listings))
-    return tuple(_distinct((*spec.tools, *served)))
+    return tuple(_distinct((*_newest(spec.tools), *served)))
 
 
 def hosted_calls_left(spec: Spec, turn: Turn) -> int | None:
@@ -62,6 +62,17 @@ def _of_server(group: str, name: str, tools: Iterable[Tool]) -> Offer:
             return Offer(served, tool.name)
     message = f"The tool choice needs a tool that the MCP server '{group}' does not offer."
     raise InvalidRequest(message, code="invalid_value", param="tool_choice")
+
+
+def _newest(tools: Iterable[Tool]) -> Iterable[Tool]:
+    """The tools with one definition of each of the client's: its newest come first, then those of earlier turns."""
+    known: set[tuple[str | None, str]] = set()
+    for tool in tools:
+        if tool.source is None:
+            if (tool.namespace, tool.called or tool.name) in known:
+                continue
+            known.add((tool.namespace, tool.called or tool.name))
+        yield tool
 
 
 def _distinct(tools: Iterable[Tool]) -> Iterable[Tool]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
-from dataclasses import replace
 from typing import assert_never
 
 from turnloom.domain.action import Action, AwaitClient, CallModel, CallTools, Finish, Gather, RunShields
@@ -25,7 +24,7 @@ from turnloom.domain.message import AssistantMessage, Spec, Usage
 from turnloom.domain.turn import Inference
 from turnloom.engine.answer import AnswerReader
 from turnloom.engine.calls import call_tools
-from turnloom.engine.compact import CHARACTERS_PER_TOKEN, estimate, shortened
+from turnloom.engine.compact import CHARACTERS_PER_TOKEN, estimate, shorter
 from turnloom.engine.gather import gather
 from turnloom.engine.offer import Offer, hosted_calls_left, offer
 from turnloom.engine.scene import Scene, Stamp, World
@@ -64,11 +63,11 @@ async def _just(event: Event) -> AsyncGenerator[Event]:
 
 async def _call_model(action: CallModel, scene: Scene, world: World, stamp: Stamp) -> AsyncGenerator[Event]:
     offered = offer(scene.spec, scene.turn, forced=action.forced)
-    request = _request(offered, scene)
     yield InferenceStarted(stamp())
     left = hosted_calls_left(scene.spec, scene.turn)
     reader = AnswerReader(scene.turn, offered.tools, _known_calls(scene), scene.spec.parallel_calls, left)
-    async with aclosing(_asked(request, scene.spec, world.model)) as chunks:
+    request, answer = await _begun(_request(offered, scene), scene.spec, world.model)
+    async with aclosing(answer) as chunks:
         async for chunk in chunks:
             for event in _read(chunk, reader, request, stamp):
                 yield event
@@ -94,26 +93,25 @@ def _known_calls(scene: Scene) -> set[str]:
     return told | {call.call_id for step in scene.turn.steps if isinstance(step, Inference) for call in step.calls}
 
 
-async def _asked(request: ModelRequest, spec: Spec, model: Model) -> AsyncGenerator[Chunk]:
-    """The model's answer; of a context that is too long for it, the oldest turns are left out if the spec says so."""
-    first, chunks = await _begun(request, spec, model)
-    async with aclosing(chunks):
-        yield first
-        async for chunk in chunks:
-            yield chunk
+async def _begun(request: ModelRequest, spec: Spec, model: Model) -> tuple[ModelRequest, AsyncGenerator[Chunk]]:
+    """The model's answer, begun, and the request that it answers.
 
-
-async def _begun(request: ModelRequest, spec: Spec, model: Model) -> tuple[Chunk, AsyncGenerator[Chunk]]:
-    """The first chunk of the answer, behind which nothing is asked again, and the rest of it."""
+    Of a context that is too long for the model, the oldest turns are left out if the spec says so; behind the first
+    chunk nothing is asked again.
+    """
     while True:
         chunks = model.stream(request)
         try:
-            return await anext(chunks), chunks
+            return request, _all(await anext(chunks), chunks)
         except UpstreamRejected as refusal:
-            shorter = shortened(request.messages) if spec.truncates else None
-            if refusal.code != "context_length_exceeded" or shorter is None:
-                raise
-            request = replace(request, messages=shorter)
+            request = shorter(request, refusal, truncates=spec.truncates)
+
+
+async def _all(first: Chunk, rest: AsyncGenerator[Chunk]) -> AsyncGenerator[Chunk]:
+    async with aclosing(rest):
+        yield first
+        async for chunk in rest:
+            yield chunk
 
 
 def _request(offered: Offer, scene: Scene) -> ModelRequest:

@@ -13,11 +13,21 @@ from turnloom.usecases.response_spec import servers_of, spec_of
 from turnloom.usecases.services import Services
 
 
-def rules(services: Services, settings: Mapping[str, Any], history: Sequence[Turn], items: Sequence[JSON]) -> Spec:
-    """The rules of the request, with what the turns before it have brought: listed tools, calls to be allowed."""
+def rules(
+    services: Services,
+    settings: Mapping[str, Any],
+    history: Sequence[Turn],
+    items: Sequence[JSON],
+    *,
+    resumed: bool = False,
+) -> Spec:
+    """The rules of the request, with what the turns before it have brought: listed tools, calls to be allowed.
+
+    A turn that has `resumed` knows its allowed calls itself; their requests may have been deleted since.
+    """
     spec = spec_of(settings, services.limits.inferences, tools_among(settings, history, items))
     servers = tuple(_known(server, history, items) for server in spec.servers)
-    return replace(spec, servers=servers, allowed_calls=allowed_calls(history, items, spec))
+    return replace(spec, servers=servers, allowed_calls=() if resumed else allowed_calls(history, items, spec))
 
 
 def tools_among(settings: Mapping[str, Any], history: Sequence[Turn], items: Sequence[JSON]) -> list[JSON]:

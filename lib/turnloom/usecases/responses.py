@@ -12,7 +12,7 @@ from turnloom.domain.errors import InvalidRequest, NotFound, Problem
 from turnloom.domain.event import TurnStarted
 from turnloom.domain.message import JSON
 from turnloom.domain.responses_input import RESPONSES, check_calls
-from turnloom.domain.turn import Turn
+from turnloom.domain.turn import Resumption, Turn
 from turnloom.engine.cancel import cancel
 from turnloom.engine.engine import Brief
 from turnloom.engine.follow import Followed
@@ -146,7 +146,7 @@ async def response_brief(services: Services, record: Record) -> Brief:
     """What a driver in another process must know to go on with a response."""
     settings = record.turn.settings or {}
     history = (await _below(services, record)).turns
-    spec = rules(services, settings, history, record.turn.input)
+    spec = rules(services, settings, history, record.turn.input, resumed=_resumed(record.turn))
     return Brief(spec, history, RESPONSES, _scope(unsealed(services, record), record))
 
 
@@ -194,6 +194,11 @@ async def standing(services: Services, owner: str, settings: Mapping[str, Any]) 
         await get_conversation(services, owner, named["id"], param="conversation")
         return await conversation_chain(services, owner, named["id"])
     return Chain()
+
+
+def _resumed(turn: Turn) -> bool:
+    """Whether the calls that the client allowed, if any, have been noted in the turn."""
+    return turn.gathered or any(isinstance(step, Resumption) for step in turn.steps)
 
 
 async def _below(services: Services, record: Record) -> Chain:

@@ -9,7 +9,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from turnloom.adapters.openai_model.errors import blamed, understood, words_of
+from turnloom.adapters.openai_model.errors import (
+    MOST_BYTES,
+    AnswerTooLarge,
+    blamed,
+    refused,
+    understood,
+    words_of,
+)
 from turnloom.domain.errors import UpstreamBroken, UpstreamError
 from turnloom.domain.message import JSON, Usage
 from turnloom.ports import CallChunk, Chunk, Finished, TextChunk
@@ -22,16 +29,28 @@ _DRAIN_SECONDS = 0.1
 
 
 async def documents_of(response: httpx2.Response) -> AsyncGenerator[JSON]:
-    """The JSON documents of an answer in order, and None in place of `[DONE]`."""
+    """The JSON documents of an answer in order, each of at most `MOST_BYTES`, and None in place of `[DONE]`."""
     import httpx2
 
+    kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
     with blamed(), understood():
-        if response.headers.get("content-type", "").startswith("application/json"):
-            yield json.loads(await response.aread())
+        if kind == "application/json":
+            yield json.loads(await _whole(response))
             return
-        async for event in httpx2.EventSource(response):
+        if kind != "text/event-stream":
+            raise ValueError(f"completions are not sent as {kind!r}")
+        async for event in httpx2.EventSource(response, MOST_BYTES):
             if event.data:
                 yield None if event.data == "[DONE]" else json.loads(event.data)
+
+
+async def _whole(response: httpx2.Response) -> bytes:
+    body = bytearray()
+    async for piece in response.aiter_bytes():
+        body += piece
+        if len(body) > MOST_BYTES:
+            raise AnswerTooLarge(MOST_BYTES)
+    return bytes(body)
 
 
 async def next_of(documents: AsyncGenerator[JSON], answer: Answer) -> JSON:
@@ -66,27 +85,41 @@ class _Call:
 
 @dataclass(slots=True)
 class Answer:
-    """What has been read of an answer: its finish reason, its usage, its calls in order and by the endpoint's index."""
+    """What has been read of an answer: its finish reason, its usage, its calls in order and by the endpoint's index.
 
+    `begun` says that some of it may have been passed on.
+    """
+
+    begun: bool = False
     reason: str = ""
     usage: Usage | None = None
     calls: list[_Call] = field(default_factory=list)
     places: dict[JSON, _Call] = field(default_factory=dict)
 
     def read(self, document: JSON) -> list[Chunk]:
-        """The chunks of one document, a chunk of a stream or a whole completion; raises UpstreamBroken."""
+        """The chunks of one document, a chunk of a stream or a whole completion.
+
+        Raises UpstreamError: for an error in place of an answer, what its status would have meant; else UpstreamBroken.
+        """
         with understood():
             if error := document.get("error") or (document.get("object") == "error" and document):
-                raise UpstreamBroken(f"The model endpoint reported an error: {words_of(error)}")
+                raise self._broken_off(error)
             if usage := document.get("usage"):
                 self.usage = _usage(usage)
-            return [chunk for choice in document.get("choices") or () for chunk in self._choice(choice)]
+            chunks = [chunk for choice in document.get("choices") or () for chunk in self._choice(choice)]
+        self.begun = self.begun or bool(chunks)
+        return chunks
 
     def finished(self) -> Finished:
         """The end of the answer; raises UpstreamBroken when the endpoint has not said why it stopped."""
         if not self.reason:
             raise UpstreamBroken("The model endpoint ended its answer without a finish reason.")
         return Finished(self._ending(), self.usage)
+
+    def _broken_off(self, error: JSON) -> UpstreamError:
+        if self.begun:
+            return UpstreamBroken(f"The model endpoint reported an error: {words_of(error)}")
+        return refused(error)
 
     def _ending(self) -> Literal["stop", "tool_calls", "length", "content_filter"]:
         if self.reason == "length":

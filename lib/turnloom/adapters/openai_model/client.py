@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import urlsplit
 
 from turnloom.adapters.openai_model.answer import Answer, documents_of, drain, next_of
@@ -39,8 +40,9 @@ class OpenAIModel:
     or with what it gives when the first call is made.
 
     An answer that fails before its first chunk, or 429, is asked for again up to `retries` times: after `backoff`
-    seconds, then twice that and so on, each up to half as long again by chance, and never sooner than the endpoint
-    wishes; if it wishes for more than the request's `patience`, the error goes to the caller at once, as timeouts do.
+    seconds, then twice that and so on, or after the time that the endpoint wishes for if that is longer, and by chance
+    up to half of the former later; if it wishes for more than the request's `patience`, the error goes to the caller at
+    once, as timeouts do.
     Without wishes all pauses end within 0.7 s: a caller who waits a second for the status is told of a lasting 429.
     `timeout` bounds the wait for the first byte and from byte to byte, in seconds. With `sends_reasoning` the model is
     shown its earlier reasoning as `reasoning_content`. A file is refused unless `takes_files`, by default only OpenAI's
@@ -125,11 +127,13 @@ class OpenAIModel:
             try:
                 return await attempt()
             except UpstreamError as error:
-                if tried >= self._retries or not _may_pass(error, patience):
+                wish = error.extra.get("retry_after", 0.0)
+                if tried >= self._retries or wish > patience or not _may_pass(error):
+                    error.extra = _in_whole_seconds(error.extra)
                     raise
-                wish = error.extra.get("retry_after", 0)
-            pause = max(self._backoff * 2**tried, wish)
-            await self._sleep(pause * random.uniform(1, 1.5))  # noqa: S311  (spreads load, guards no secret)
+            pause = self._backoff * 2**tried
+            chance = random.uniform(0, 0.5)  # noqa: S311  (spreads load, guards no secret)
+            await self._sleep(max(pause, wish) + chance * pause)
             tried += 1
 
     # --- one attempt
@@ -211,8 +215,12 @@ class OpenAIModel:
             ]
 
 
-def _may_pass(error: UpstreamError, patience: float) -> bool:
+def _may_pass(error: UpstreamError) -> bool:
     """Whether the same call may soon succeed."""
-    soon = error.extra.get("retry_after", 0) <= patience
     limited = isinstance(error, UpstreamLimited) and error.code == "rate_limited"
-    return soon and (limited or isinstance(error, UpstreamBroken))
+    return limited or (isinstance(error, UpstreamBroken) and error.retryable)
+
+
+def _in_whole_seconds(extra: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The same, with the wish rounded up: the header `Retry-After` knows no fractions."""
+    return {**extra, "retry_after": math.ceil(extra["retry_after"])} if "retry_after" in extra else extra

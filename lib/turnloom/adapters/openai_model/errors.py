@@ -23,6 +23,9 @@ from turnloom.domain.errors import (
 if TYPE_CHECKING:
     import openai
 
+MOST_BYTES = 16 * 1024 * 1024
+"""Of one event of a stream, or of an answer in one piece; a Lambda answer that does not stream may have 6 MB."""
+
 _MESSAGE_CHARACTERS = 2000
 _CODE_CHARACTERS = 100
 _TOO_LONG = re.compile(
@@ -40,6 +43,24 @@ NO_MODEL = re.compile(
     re.IGNORECASE,
 )
 _NUMBER = re.compile(r"\d{1,9}(\.\d+)?")
+_STATUS = re.compile(r"[45]\d\d")
+# Of the codes and types of OpenAI, Anthropic, Google and vLLM; the first that is found counts.
+_STATUSES = {
+    429: re.compile(r"rate_?limit|too_?many_?requests|quota|resource_?exhausted|throttl", re.IGNORECASE),
+    401: re.compile(r"authenticat|unauthorized|permission|forbidden|invalid_api_key", re.IGNORECASE),
+    404: re.compile(r"not_?found", re.IGNORECASE),
+    408: re.compile(r"time_?out", re.IGNORECASE),
+    400: re.compile(r"invalid|bad_?request|context_|unprocessable|content_(filter|policy)", re.IGNORECASE),
+}
+
+
+class AnswerTooLarge(UpstreamBroken):
+    """More came in one piece than is read; it would be as large again."""
+
+    retryable = False
+
+    def __init__(self, most: int) -> None:
+        super().__init__(f"The model endpoint sent more than {most} bytes in one piece.")
 
 
 @contextmanager
@@ -58,6 +79,9 @@ def blamed() -> Iterator[None]:
         raise UpstreamTimeout("The model endpoint did not answer in time.") from error
     except openai.APIConnectionError as error:
         raise UpstreamBroken("The model endpoint cannot be reached.") from error
+    except httpx2.SSEError:
+        # The only other reason for it, another content type, is ruled out before.
+        raise AnswerTooLarge(MOST_BYTES) from None
     # The last two are TLS failures that the client lets through (pydantic/httpx2, issue 854).
     except (httpx2.RequestError, ssl.SSLError, anyio.EndOfStream) as error:
         raise UpstreamBroken("The model endpoint broke off its answer.") from error
@@ -72,11 +96,20 @@ def understood() -> Iterator[None]:
         raise UpstreamBroken("The model endpoint sent something other than chat completions.") from error
 
 
+def refused(error: object) -> UpstreamError:
+    """What an error object means that came in place of an answer, under status 200."""
+    return _meaning(_status_of(error), error)
+
+
 def _refusal(error: openai.APIStatusError) -> UpstreamError:
-    """What an answer with an error status means; the endpoint's own words are for the caller unless about our key."""
-    status, words, kinds = error.status_code, words_of(error.body), (error.code, error.type)
+    """What an answer with an error status means."""
+    return _meaning(error.status_code, error.body, _retry_after(error.response.headers))
+
+
+def _meaning(status: int, error: object, wish: float | None = None) -> UpstreamError:
+    """What an error object means by its status; the endpoint's own words are for the caller unless about our key."""
+    words, kinds = words_of(error), _kinds(error)
     message = words or f"The model endpoint answered with status {status}."
-    wish = _retry_after(error.response.headers)
     extra = {} if wish is None else {"retry_after": wish}
     if status in (401, 403):
         return UpstreamRejected(
@@ -89,19 +122,37 @@ def _refusal(error: openai.APIStatusError) -> UpstreamError:
     if status == 429:
         return UpstreamLimited(message, extra=extra)
     if 400 <= status < 500:
-        return _rejected(error, message, f"{kinds} {words}")
+        return _rejected(status, message, f"{kinds} {words}", kinds[0])
     return UpstreamBroken(message, extra=extra)
 
 
-def _rejected(error: openai.APIStatusError, message: str, words: str) -> UpstreamRejected:
+def _rejected(status: int, message: str, words: str, code: object) -> UpstreamRejected:
     if _TOO_LONG.search(words):
         return UpstreamRejected(message, code="context_length_exceeded")
-    if error.status_code == 404 or NO_MODEL.search(words):
+    if status == 404 or NO_MODEL.search(words):
         return UpstreamRejected(message, code="model_not_found")
-    # Not `error.code`: the SDK makes text of whatever stands there, e.g. of llama.cpp's status.
-    code = error.body.get("code") if isinstance(error.body, dict) else None
     named = {"upstream_code": code[:_CODE_CHARACTERS]} if code and isinstance(code, str) else {}
     return UpstreamRejected(message, extra=named)
+
+
+def _status_of(error: object) -> int:
+    """The status that an error object stands for, by its own number, its kind, or its words."""
+    numbers = _told(error, "status_code", "status", "code")
+    if number := next((text for text in map(str, numbers) if _STATUS.fullmatch(text)), None):
+        return int(number)
+    kinds = " ".join(map(str, _told(error, "code", "type", "status")))
+    words = words_of(error)
+    unsaid = 400 if _TOO_LONG.search(words) or NO_MODEL.search(words) else 500
+    return next((status for status, kind in _STATUSES.items() if kind.search(kinds)), unsaid)
+
+
+def _kinds(error: object) -> tuple[object, ...]:
+    """The code and the type of an error object."""
+    return _told(error, "code", "type")
+
+
+def _told(error: object, *keys: str) -> tuple[object, ...]:
+    return tuple(error.get(key) for key in keys) if isinstance(error, dict) else (None,) * len(keys)
 
 
 def words_of(error: object) -> str:
@@ -116,12 +167,12 @@ def words_of(error: object) -> str:
     return json.dumps(error)[:_MESSAGE_CHARACTERS]
 
 
-def _retry_after(headers: Mapping[str, Any]) -> int | None:
-    """The seconds of `Retry-After`, given as such or as a date, or of `retry-after-ms`; rounded up."""
+def _retry_after(headers: Mapping[str, Any]) -> float | None:
+    """The seconds of `Retry-After`, given as such or as a date, or of `retry-after-ms`."""
     if _NUMBER.fullmatch(milliseconds := headers.get("retry-after-ms", "")):
-        return math.ceil(float(milliseconds) / 1000)
+        return float(milliseconds) / 1000
     if _NUMBER.fullmatch(given := headers.get("retry-after", "")):
-        return math.ceil(float(given))
+        return float(given)
     with suppress(ValueError, TypeError):  # no date, or one without a zone
         return max(0, math.ceil((parsedate_to_datetime(given) - datetime.now(UTC)).total_seconds()))
     return None

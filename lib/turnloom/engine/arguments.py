@@ -1,0 +1,60 @@
+"""Whether the arguments of a call are whole, while they come in."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import deque
+
+_MARK = re.compile(r'["\\{}\[\]]')
+
+
+class Arguments:
+    """The arguments of one call as far as they have come; what they are is found out in one reading of them."""
+
+    def __init__(self) -> None:
+        self._read: list[str] = []
+        self._unread: deque[str] = deque()
+        self._depth = 0
+        self._quoted = False
+        self._escaped = -1
+        self._whole: bool | None = None
+
+    def add(self, fragment: str) -> None:
+        """Take the next fragment."""
+        self._unread.append(fragment)
+
+    def whole(self) -> bool:
+        """Whether they are a JSON object or list that needs nothing more; what is neither may always go on."""
+        while self._unread and self._whole is None:
+            fragment = self._unread.popleft()
+            self._read.append(fragment)
+            if self._closes(fragment):
+                self._whole = _is_json("".join((*self._read, *self._unread)))
+        return bool(self._whole)
+
+    def _closes(self, fragment: str) -> bool:
+        """Whether what was opened first is closed in this fragment."""
+        for found in _MARK.finditer(fragment):
+            place, mark = found.start(), found[0]
+            if place == self._escaped:
+                continue
+            if mark == "\\":
+                self._escaped = place + 1
+            elif mark == '"':
+                self._quoted = not self._quoted
+            elif not self._quoted:
+                self._depth += 1 if mark in "{[" else -1
+                if self._depth <= 0:
+                    return True
+        # The escaped character may be the first of the next fragment.
+        self._escaped = 0 if self._escaped == len(fragment) else -1
+        return False
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
