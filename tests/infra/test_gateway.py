@@ -46,3 +46,8 @@ def test_every_route_of_the_template_is_served_by_its_own_function(client: TestC
             asked = path.replace("+}", "}").replace("{", "x-").replace("}", "")
             answer = client.request(method, asked, content=b"[" if method == "POST" else None)
             assert f"{method} {asked}" not in answer.text, (function.folder, method, path)
+
+
+def test_another_spelling_of_a_path_is_another_path(client: TestClient) -> None:
+    answer = client.get("/v1/agents/", follow_redirects=False)
+    assert answer.status_code == 404 and answer.headers["x-request-id"]

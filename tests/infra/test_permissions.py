@@ -158,9 +158,17 @@ class Deployment:
 
 
 @pytest.fixture
-def deployment(resources: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Iterator[Deployment]:
-    with account(monkeypatch) as worn, ScriptedUpstream() as upstream:
+def upstream() -> Iterator[ScriptedUpstream]:
+    with ScriptedUpstream() as upstream:
         upstream.answer = lambda request: say("Hello", " there")
+        yield upstream
+
+
+@pytest.fixture
+def deployment(
+    resources: dict[str, Any], upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Deployment]:
+    with account(monkeypatch) as worn:
         monkeypatch.setenv("OPENAI_BASE_URL", upstream.url)
         yield Deployment(resources, worn)
 
@@ -192,6 +200,20 @@ def test_what_no_row_can_hold_is_written_read_and_deleted_by_the_functions_that_
         event["path"] = re.sub(r"resp_\w+", response_id, event["path"])
         answer = deployment.call(function, event)
         assert answer["statusCode"] == 200, answer["body"]
+    assert boto3.client("s3").list_objects_v2(Bucket=BUCKET)["KeyCount"] == 0
+
+
+def test_an_answer_that_no_row_of_the_log_can_hold_is_logged_by_the_task_and_removed_by_who_deletes(
+    deployment: Deployment, upstream: ScriptedUpstream
+) -> None:
+    upstream.answer = lambda request: say("x" * 500_000)
+    [task] = [path for path in EVENTS if path.parent.name == "turn_call_model"]
+    set_stage(deployment.services, task)
+    assert outcome(deployment.call("turn_call_model", json.loads(task.read_text()))) == "finish"
+    [blob] = boto3.client("s3").list_objects_v2(Bucket=BUCKET)["Contents"]
+    assert blob["Key"].startswith("log/")
+    assert deployment.call("get_agents_session", request("get_agents_session"))["statusCode"] == 200
+    assert deployment.call("delete_agents_session", request("delete_agents_session"))["statusCode"] == 204
     assert boto3.client("s3").list_objects_v2(Bucket=BUCKET)["KeyCount"] == 0
 
 

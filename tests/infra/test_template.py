@@ -17,6 +17,7 @@ from turnloom.bootstrap import build
 from turnloom.local import template
 from turnloom.local.template import ROOT
 from turnloom.storage import INDEXES
+from turnloom.store.turns import LOG_SECONDS
 from turnloom.usecases.services import Limits
 from turnloom.wire.agents_api.routes import ROUTES as AGENTS_ROUTES
 from turnloom.wire.neighbours import ROUTES as NEIGHBOURS_ROUTES
@@ -217,6 +218,13 @@ def test_a_deployed_table_is_made_as_the_laptop_makes_it(resources: dict[str, An
         assert {key: properties.get(key) for key in schema} == {**schema, "TableName": properties["TableName"]}
         assert properties["TimeToLiveSpecification"] == {"AttributeName": "ttl", "Enabled": True}
         assert properties["PointInTimeRecoverySpecification"] == {"PointInTimeRecoveryEnabled": True}
+
+
+def test_the_bucket_forgets_what_logs_left_after_the_logs_themselves(resources: dict[str, Any]) -> None:
+    rule, retention = resources["AWS::S3::Bucket"]["Bucket"]["LifecycleConfiguration"]["Rules"]
+    assert (rule["Prefix"], rule["Status"]) == ("log/", "Enabled")
+    assert rule["ExpirationInDays"] * 24 * 3600 > LOG_SECONDS
+    assert retention["Fn::If"][0] == "HasRetention"
 
 
 PREFIX = {"Fn::If": ["HasTablesPrefix", {"Ref": "TablesPrefix"}, {"Fn::Sub": "${AWS::StackName}-"}]}

@@ -239,3 +239,54 @@ async def test_a_turn_that_loses_driver_after_driver_fails_with_a_reason(house: 
 async def test_the_sweeper_leaves_living_turns_alone(house: House) -> None:
     await house.services.turns.open(opened(house))
     assert await sweep(house.engine) == 0
+
+
+async def test_a_batch_that_no_row_can_hold_is_logged_and_read_all_the_same(house: House) -> None:
+    turns = house.services.turns
+    record = await turns.open(opened(house))
+    large = await turns.append(record, said(house, "x" * 1_000_000), house.clock.now() + LEASE)
+    large = await turns.append(large, said(house, "y"), house.clock.now() + LEASE)
+    assert [len(batch.events) for batch in await turns.tail(record)] == [len(said(house, "x"))] * 2
+    loaded = await turns.load(PLACE)
+    assert loaded is not None and loaded.events == large.events and loaded.batches == 2
+
+
+async def test_of_two_large_batches_of_one_number_only_the_first_leaves_a_blob(house: House, tmp_path: Path) -> None:
+    turns = house.services.turns
+    record = await turns.open(opened(house))
+    await turns.append(record, said(house, "x" * 1_000_000), house.clock.now() + LEASE)
+    with pytest.raises(ConditionFailed):
+        await turns.append(record, said(house, "y" * 1_000_000), house.clock.now() + LEASE)
+    [blob] = (tmp_path / "blobs").glob("*")
+    assert blob.name.startswith("log%2F")
+    [batch] = await turns.tail(record)
+    assert "xxx" in str(batch.events)
+
+
+async def test_what_is_logged_in_blobs_leaves_with_the_turn(house: House, tmp_path: Path) -> None:
+    turns = house.services.turns
+    record = await turns.open(opened(house))
+    large = await turns.append(record, said(house, "x" * 1_000_000), house.clock.now() + LEASE)
+    await turns.delete(large)
+    assert list((tmp_path / "blobs").glob("*")) == []
+
+
+async def test_who_reads_a_log_that_is_just_removed_gets_what_came_before(house: House, tmp_path: Path) -> None:
+    blobs = ReplacedBlobs(tmp_path / "blobs")
+    turns = house.services.turns
+    turns._blobs = blobs
+    record = await turns.open(opened(house))
+    large = await turns.append(record, said(house, "x"), house.clock.now() + LEASE)
+    large = await turns.append(large, said(house, "x" * 1_000_000), house.clock.now() + LEASE)
+    blobs.replaced = lambda: turns.wipe(large)
+    assert [batch.number for batch in await turns.tail(record)] == [0]
+
+
+async def test_a_batch_whose_blob_is_gone_is_an_error_and_no_shorter_turn(house: House, tmp_path: Path) -> None:
+    turns = house.services.turns
+    record = await turns.open(opened(house))
+    await turns.append(record, said(house, "x" * 1_000_000), house.clock.now() + LEASE)
+    [blob] = (tmp_path / "blobs").glob("*")
+    blob.unlink()
+    with pytest.raises(ServerFault):
+        await turns.tail(record)

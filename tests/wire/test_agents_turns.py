@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from typing import Any
 
@@ -304,6 +305,27 @@ def test_a_turn_that_awaits_input_is_abandoned_by_a_newer_one(api: Agents) -> No
     assert late.headers["x-should-retry"] == "false"
     answers = [m for m in api.house.model.requests[-1].messages if isinstance(m, ToolMessage)]
     assert len(answers) == 1 and "no result" in answers[0].content
+
+
+def test_a_turn_that_is_cancelled_shows_what_was_said_and_its_message_stays_in_the_context(api: Agents) -> None:
+    """What was left half said is shown to its reader, not to the model."""
+    api.house.model.answers(TextChunk("Hel"), asyncio.Event(), TextChunk("lo"), Finished("stop", USAGE))
+    api.house.model.says("Bye.")
+    session = api.talk()
+    body = {"messages": [{"role": "user", "content": "Go."}], "stream": True}
+    with api.http.stream("POST", f"{session}/turn", json=body) as answer:
+        told = (json.loads(line.removeprefix("data: ")) for line in answer.iter_lines() if line.startswith("data: "))
+        turn_id = next(told)["event"]["payload"]["turn_id"]
+        next(frame for frame in told if frame["event"]["payload"]["event_type"] == "step_progress")
+        assert api.http.post(f"{session}/turn/{turn_id}/cancel").json()["status"] == "cancelled"
+        assert [frame["error"]["code"] for frame in told] == ["turn_cancelled"]
+    turn = read(api, session, turn_id)
+    assert (turn["status"], turn["steps"]) == ("cancelled", [])
+    said = {"role": "assistant", "content": "Hel", "stop_reason": "end_of_message", "tool_calls": []}
+    assert turn["output_message"] == said
+    assert last_turn(api.stream(session, "Stop."))["status"] == "completed"
+    asked = [UserMessage("Go."), UserMessage("Stop.")]
+    assert api.house.model.requests[-1].messages == (SystemMessage("Be brief."), *asked)
 
 
 # --- resuming

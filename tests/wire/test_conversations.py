@@ -131,6 +131,15 @@ def test_a_conversation_may_be_created_without_a_body(talk: Talk) -> None:
     assert talk.items(made.json()["id"]) == []
 
 
+def test_null_changes_no_metadata(talk: Talk) -> None:
+    made = talk.client.conversations.create(metadata={"a": "1"})
+    assert talk.client.conversations.update(made.id, metadata=None) == made
+    assert talk.client.conversations.retrieve(made.id).metadata == {"a": "1"}
+    assert talk.client.conversations.update(made.id, metadata={}).metadata == {}
+    with pytest.raises(openai.NotFoundError):
+        talk.client.conversations.update("conv_unknown", metadata=None)
+
+
 def test_metadata_is_replaced_whole(talk: Talk) -> None:
     made = talk.client.conversations.create(metadata={"a": "1", "b": "2"})
     changed = talk.client.conversations.update(made.id, metadata={"c": "3"})
@@ -257,6 +266,15 @@ def test_the_newest_twenty_come_first_when_nothing_is_asked_for(talk: Talk) -> N
     assert (texts, page["has_more"]) == ([str(n) for n in range(20, 0, -1)], True)
     items = talk.client.conversations.items.list(conversation, limit=8, include=["reasoning.encrypted_content"])
     assert len({item.id for item in items}) == 21
+
+
+def test_a_page_of_items_ends_where_it_would_be_too_large(talk: Talk) -> None:
+    big = "x" * 2 * 1024 * 1024
+    conversation = talk.conversation(f"a{big}", f"b{big}")
+    talk.client.conversations.items.create(conversation, items=[said(f"c{big}"), said("d")])
+    page = talk.http.get(f"/v1/conversations/{conversation}/items", params={"order": "asc"}).json()
+    assert ([item["content"][0]["text"][0] for item in page["data"]], page["has_more"]) == (["a", "b"], True)
+    assert [text.rstrip("x") for text in talk.texts(conversation)] == ["a", "b", "c", "d"]
 
 
 def test_an_empty_page_has_empty_ids(talk: Talk) -> None:

@@ -39,6 +39,10 @@ SCHEMA = {
     "required": ["text"],
 }
 MINILM = {
+    "id": "all-MiniLM-L6-v2",
+    "object": "model",
+    "created": 0,
+    "owned_by": "turnloom",
     "identifier": "all-MiniLM-L6-v2",
     "provider_resource_id": "all-MiniLM-L6-v2",
     "provider_id": "embeddings",
@@ -290,9 +294,13 @@ def test_a_tool_that_fails_is_200_with_the_error_fields(http: TestClient) -> Non
 # --- models
 
 
-def test_models_are_the_upstreams_the_registered_and_the_one_for_embeddings(http: TestClient) -> None:
+def test_models_are_the_upstreams_the_registered_and_the_one_for_embeddings(home: House, http: TestClient) -> None:
     body = {"model_id": "guard", "provider_model_id": "meta/guard", "provider_id": "vllm", "metadata": {"a": 1}}
     registered = {
+        "id": "guard",
+        "object": "model",
+        "created": home.clock.time // 1_000_000,
+        "owned_by": "default",
         "identifier": "guard",
         "provider_resource_id": "meta/guard",
         "provider_id": "vllm",
@@ -466,8 +474,9 @@ def test_llama_stack_client_reads_models_providers_and_the_server(url: str) -> N
         assert "/v1/tools" in {route.route for route in client.routes.list()}
 
 
-def test_openai_client_lists_and_reads_models(url: str) -> None:
-    with openai.OpenAI(base_url=f"{url}/v1/openai/v1", api_key="none", max_retries=0) as client:
+@pytest.mark.parametrize("path", ["/v1", "/v1/openai/v1"])
+def test_openai_client_lists_and_reads_models(url: str, path: str) -> None:
+    with openai.OpenAI(base_url=f"{url}{path}", api_key="none", max_retries=0) as client:
         assert [model.id for model in client.models.list()] == ["scripted", "meta/llama:8b", "all-MiniLM-L6-v2"]
         model = client.models.retrieve("scripted")
         assert (model.created, model.owned_by, model.object) == (1_700_000_000, "me", "model")

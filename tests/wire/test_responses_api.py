@@ -433,6 +433,29 @@ def test_an_item_reference_is_the_item_itself(api: Agents, client: OpenAI) -> No
         client.responses.create(model="m", input=unknown)
 
 
+def test_an_item_whose_id_the_client_chose_can_be_named_where_it_is_in_the_context(api: Agents, client: OpenAI) -> None:
+    for text in ("Hello.", "Again.", "Once more."):
+        api.house.model.says(text)
+    mine: Any = [{"role": "user", "content": "Hi.", "id": "msg_mine", "type": "message"}]
+    first = client.responses.create(model="m", input=mine)
+    second = client.responses.create(model="m", input="Go.", previous_response_id=first.id)
+    assert "msg_mine" in [item.id for item in client.responses.input_items.list(second.id)]
+    reference: Any = [{"type": "item_reference", "id": "msg_mine"}]
+    client.responses.create(model="m", input=reference, previous_response_id=second.id)
+    assert api.house.model.requests[-1].messages[-1] == UserMessage("Hi.")
+    with pytest.raises(openai.NotFoundError, match="msg_mine"):
+        client.responses.create(model="m", input=reference)
+
+
+def test_logprobs_that_came_unasked_are_shown_to_who_asks_later(api: Agents, client: OpenAI) -> None:
+    token = {"token": "Hi", "logprob": -0.5, "bytes": None, "top_logprobs": []}
+    api.house.model.answers(TextChunk("Hi", "text", (token,)), *_end())
+    made = client.responses.create(model="m", input="Go.")
+    later = client.responses.retrieve(made.id, include=["message.output_text.logprobs"])
+    told = [shown.output[0].content[0].logprobs for shown in (made, later)]  # type: ignore[union-attr]
+    assert (told[0], told[1][0].token) == ([], "Hi")  # type: ignore[index]
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -472,3 +495,21 @@ def test_a_key_stands_for_a_request_on_one_path(api: Agents) -> None:
     assert api.http.post("/v1/responses", json=body, headers=key).status_code == 200
     other = api.http.post("/v1/openai/v1/responses", json=body, headers=key)
     assert (other.status_code, other.json()["error"]["code"]) == (422, "idempotency_key_reused")
+
+
+def test_a_response_that_was_begun_with_a_key_can_be_told_either_way(api: Agents) -> None:
+    api.house.model.says("Hello.")
+    body, key = {"model": "m", "input": "Hi."}, {"idempotency-key": "k"}
+    made = api.http.post("/v1/responses", json=body, headers=key).json()
+    streamed = check_stream(api.http.post("/v1/responses", json={**body, "stream": True}, headers=key).content)
+    assert streamed[-1]["response"] == made and len(api.house.model.requests) == 1
+
+
+ORPHAN = {"type": "function_call_output", "call_id": "call_1", "output": "sunny"}
+
+
+@pytest.mark.parametrize("items", [[ORPHAN], [{**ORPHAN, "type": "function_call", "name": "f", "arguments": "{}"}]])
+def test_what_cannot_be_asked_cannot_be_counted(api: Agents, items: list[Any]) -> None:
+    body = {"model": "m", "input": items}
+    created, counted = (api.http.post(path, json=body) for path in ("/v1/responses", "/v1/responses/input_tokens"))
+    assert (counted.status_code, counted.json()) == (400, created.json())

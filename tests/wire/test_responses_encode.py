@@ -263,11 +263,21 @@ def test_a_call_to_a_name_that_was_never_offered_is_no_item() -> None:
 
 def test_logprobs_are_whole_in_the_deltas_and_in_the_text() -> None:
     token = {"token": "Hi", "logprob": -0.5, "bytes": None, "top_logprobs": [{"token": "Hé", "logprob": -2.0}]}
-    frames = told([START, ASK, Delta("text", "Hi", (token,)), STOP, END])
+    start = TurnStarted(AT, START.input, {**SETTINGS, "include": ["message.output_text.logprobs"]})
+    frames = told([start, ASK, Delta("text", "Hi", (token,)), STOP, END])
     shown = {"token": "Hi", "logprob": -0.5, "bytes": [72, 105]}
     other = {"token": "Hé", "logprob": -2.0, "bytes": [72, 195, 169]}
     assert of(frames, "output_text.delta")[0]["logprobs"] == [{**shown, "top_logprobs": [other]}]
     assert done(frames)[0]["content"][0]["logprobs"] == [{**shown, "top_logprobs": [other]}]
+
+
+@pytest.mark.parametrize("settings", [{}, {"top_logprobs": 0}, {"include": ["reasoning.encrypted_content"]}])
+def test_logprobs_that_nobody_asked_for_are_not_shown(settings: dict[str, Any]) -> None:
+    start = TurnStarted(AT, START.input, {**SETTINGS, **settings})
+    token = {"token": "Hi", "logprob": -0.5, "bytes": None, "top_logprobs": []}
+    frames = told([start, ASK, Delta("text", "Hi", (token,)), STOP, END])
+    assert of(frames, "output_text.delta")[0]["logprobs"] == []
+    assert done(frames)[0]["content"][0]["logprobs"] == []
 
 
 # --- hosted tools

@@ -16,6 +16,7 @@ from turnloom.wire.responses_api.models import (
     CompactRequest,
     ConversationRequest,
     CreateRequest,
+    fingerprint_of,
     parse_compact,
     parse_conversation,
     parse_count,
@@ -257,6 +258,9 @@ def test_the_stream_parameters_are_not_settings() -> None:
         ),
         ({"text": {"format": {"type": "json_schema", "schema": {}}}}, "missing_required_parameter", "text.format.name"),
         ({"text": {"verbosity": 1}}, "invalid_type", "text.verbosity"),
+        ({"text": {"verbosity": "chatty"}}, "invalid_value", "text.verbosity"),
+        ({"service_tier": 1}, "invalid_type", "service_tier"),
+        ({"truncation": 5}, "invalid_type", "truncation"),
         ({"reasoning": {"effort": 1}}, "invalid_type", "reasoning.effort"),
     ],
 )
@@ -438,6 +442,29 @@ def test_tools_of_unknown_types_are_kept_as_given() -> None:
     assert spec(tools=tools).tools == ()
 
 
+# --- the same request again
+
+
+def test_a_request_is_the_same_however_it_is_written() -> None:
+    assert fingerprint_of("/p", b'{"model":"m","input":"\xc3\xa9","tools":[{"a":1,"b":2}]}') == fingerprint_of(
+        "/p", b' {"tools": [{"b": 2, "a": 1}], "input": "\\u00e9", "user": null, "model": "m"}'
+    )
+
+
+@pytest.mark.parametrize("told", [{"stream": True}, {"stream": False, "stream_options": {"include_obfuscation": True}}])
+def test_a_request_is_the_same_however_it_is_to_be_told(told: dict[str, Any]) -> None:
+    body = {"model": "m", "input": "Hi"}
+    asked, again = (fingerprint_of("/p", json.dumps(given).encode()) for given in (body, {**body, **told}))
+    assert asked == again
+
+
+@pytest.mark.parametrize("more", [{"store": False}, {"background": True}, {"temperature": 0}, {"input": ["Hi"]}])
+def test_a_request_for_something_else_is_another(more: dict[str, Any]) -> None:
+    body = {"model": "m", "input": "Hi"}
+    asked, other = (fingerprint_of("/p", json.dumps(given).encode()) for given in (body, {**body, **more}))
+    assert asked != other and asked != fingerprint_of("/q", json.dumps(body).encode())
+
+
 # --- counting, compaction, conversations
 
 
@@ -509,9 +536,10 @@ def test_metadata_has_the_same_limits_everywhere(metadata: Any, code: str, param
         assert problem_of(parse, body) == (code, param)
 
 
-def test_metadata_can_be_replaced_by_none_but_not_by_nothing() -> None:
+def test_metadata_that_is_null_is_told_from_none() -> None:
     assert parse_metadata(b'{"metadata":{"k":"v"}}') == {"k": "v"}
-    assert parse_metadata(b'{"metadata":null}') == {}
+    assert parse_metadata(b'{"metadata":{}}') == {}
+    assert parse_metadata(b'{"metadata":null}') is None
     assert problem_of(parse_metadata, b"{}") == ("missing_required_parameter", "metadata")
 
 

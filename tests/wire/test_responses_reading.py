@@ -190,6 +190,8 @@ def test_output_items_sent_back_as_they_came_are_input() -> None:
         ({"role": "robot", "content": "x"}, "invalid_value", "input[0].role"),
         ({"type": "message", "content": "x"}, "missing_required_parameter", "input[0].role"),
         ({"role": "user"}, "missing_required_parameter", "input[0].content"),
+        ({"role": "assistant", "content": "x", "phase": "overture"}, "invalid_value", "input[0].phase"),
+        ({"role": "assistant", "content": "x", "phase": 1}, "invalid_type", "input[0].phase"),
         ({"role": "user", "content": {}}, "invalid_type", "input[0].content"),
         ({"role": "user", "content": ["x"]}, "invalid_type", "input[0].content[0]"),
         ({"role": "user", "content": [{"type": "smell"}]}, "invalid_value", "input[0].content[0].type"),

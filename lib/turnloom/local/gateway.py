@@ -39,6 +39,8 @@ def gateway() -> Starlette:
     """The application with every route of the template."""
     found = functions()
     app = Starlette(routes=list(_routes(found)), lifespan=_lifespan)
+    # As in the cloud, where another spelling of a path is another path.
+    app.router.redirect_slashes = False
     app.add_exception_handler(404, _no_route)
     app.add_exception_handler(405, _no_route)
     # Once more than by the functions, which are not asked for a preflight.

@@ -19,8 +19,9 @@ from __future__ import annotations
 import json
 import uuid
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from turnloom.domain.errors import ServerFault
@@ -108,7 +109,7 @@ class Turns:
     async def open(self, record: Record) -> Record:
         """Store a new turn. Raises ConditionFailed when its place in the thread is taken."""
         row = await self._row(record)
-        await self._put(row, Absent())
+        await self._put(self._table, row, Absent())
         return replace(record, blob=row.value.get("blob"))
 
     async def settle(self, record: Record) -> Record:
@@ -117,7 +118,7 @@ class Turns:
         Raises ConditionFailed when someone else wrote the row in the meantime.
         """
         row = await self._row(replace(record, version=record.version + 1))
-        await self._put(row, Version(record.version))
+        await self._put(self._table, row, Version(record.version))
         await self._drop_blob(record.blob)
         return replace(record, version=row.version, blob=row.value.get("blob"))
 
@@ -133,9 +134,10 @@ class Turns:
         Raises ConditionFailed when the number of the batch is taken.
         """
         number = record.batches
-        value = {"events": codec.dump(events), "lease": lease}
+        value = {**await self._packed(events, partial(_log_blob_key, record)), "lease": lease}
         expires = lease // 1_000_000 + LOG_SECONDS
-        await self._log.put(Row(self._log_of(record), place_in_thread(number), value, expires=expires), Absent())
+        row = Row(self._log_of(record), place_in_thread(number), value, expires=expires)
+        await self._put(self._log, row, Absent())
         after = replace(record, events=record.events + tuple(events), turn=turn or fold(record.turn, events))
         return replace(after, batches=number + 1, lease=lease)
 
@@ -193,9 +195,11 @@ class Turns:
         batches: list[Batch] = []
         while True:
             page = await self._log.query(self._log_of(record), after=after)
-            batches.extend(
-                Batch(int(row.sort), tuple(codec.load(row.value["events"])), row.value["lease"]) for row in page.rows
-            )
+            for row in page.rows:
+                batch = await self._batch(row)
+                if batch is None:
+                    return batches
+                batches.append(batch)
             if not page.more:
                 return batches
             after = page.rows[-1].sort
@@ -251,9 +255,9 @@ class Turns:
     def _log_of(self, record: Record) -> str:
         return partition(record.place.owner, record.turn.id)
 
-    async def _put(self, row: Row, when: Condition) -> None:
+    async def _put(self, table: Table, row: Row, when: Condition) -> None:
         try:
-            await self._table.put(row, when)
+            await table.put(row, when)
         except ConditionFailed:
             await self._drop_blob(row.value.get("blob"))
             raise
@@ -272,19 +276,20 @@ class Turns:
             value["lease"] = record.lease
             if record.secrets:
                 value["secrets"] = record.secrets
-        await self._put_events(record, value)
+        value |= await self._packed(record.events, partial(_blob_key, record))
         return Row(*self._key(record.place), value, record.version, record.expires, self._indexes(record))
 
-    async def _put_events(self, record: Record, value: dict[str, Any]) -> None:
-        events = codec.dump(record.events)
+    async def _packed(self, events: Sequence[Event], key: Callable[[], str]) -> dict[str, Any]:
+        """The events as a row has them: `events`, or in place of what it could not hold `blob`, which is written."""
+        dumped = codec.dump(events)
         # Only what is long by any measure is worth writing out twice to know its size.
-        if len(record.events) > 200 or len(str(events)) > INLINE_BYTES // 4:
-            packed = json.dumps(events, ensure_ascii=False, separators=(",", ":")).encode()
+        if len(events) > 200 or len(str(dumped)) > INLINE_BYTES // 4:
+            packed = json.dumps(dumped, ensure_ascii=False, separators=(",", ":")).encode()
             if len(packed) > INLINE_BYTES:
-                value["blob"] = _blob_key(record)
-                await self._blobs.put(value["blob"], packed)
-                return
-        value["events"] = events
+                blob = key()
+                await self._blobs.put(blob, packed)
+                return {"blob": blob}
+        return {"events": dumped}
 
     def _indexes(self, record: Record) -> dict[str, tuple[str, str]]:
         place, indexes = record.place, {}
@@ -313,8 +318,8 @@ class Turns:
         """The record of the row, or of the one that has just replaced it with its blob; None when that is deleted."""
         found: Row | None = row
         while found is not None and (blob := found.value.get("blob")) is not None:
-            if (packed := await self._blobs.get(blob)) is not None:
-                return self._record(found, json.loads(packed), merged=merged)
+            if (dumped := await self._unpacked(blob)) is not None:
+                return self._record(found, dumped, merged=merged)
             known = found.version
             found = await self._table.get(row.partition, row.sort)
             if found is not None and found.version == known:
@@ -349,6 +354,20 @@ class Turns:
             record = replace(record.with_events(batch.events), batches=batch.number + 1, lease=batch.lease)
         return record
 
+    async def _batch(self, row: Row) -> Batch | None:
+        """The batch of a row of the log; None when it has just been removed."""
+        blob = row.value.get("blob")
+        dumped = row.value["events"] if blob is None else await self._unpacked(blob)
+        if dumped is None:
+            if await self._log.get(row.partition, row.sort) is None:
+                return None
+            raise ServerFault("What belongs to the log of a turn is not where it was stored.")
+        return Batch(int(row.sort), tuple(codec.load(dumped)), row.value["lease"])
+
+    async def _unpacked(self, blob: str) -> list[JSON] | None:
+        packed = await self._blobs.get(blob)
+        return None if packed is None else json.loads(packed)
+
     async def _drop_blob(self, key: str | None) -> None:
         if key is not None:
             await self._blobs.delete(key)
@@ -362,6 +381,7 @@ class Turns:
             for row in page.rows:
                 if row.sort != kept:
                     await self._log.delete(row.partition, row.sort)
+                    await self._drop_blob(row.value.get("blob"))
             if not page.more:
                 return
             after = page.rows[-1].sort
@@ -379,6 +399,11 @@ def _blob_key(record: Record) -> str:
     """
     kind = "kept" if record.expires is None else "expiring"
     return f"{kind}/{partition(record.place.owner, record.turn.id)}/{record.version}-{uuid.uuid4().hex}"
+
+
+def _log_blob_key(record: Record) -> str:
+    """A key for the record's next batch, which two drivers may write; its first part is named by the bucket's rule."""
+    return f"log/{partition(record.place.owner, record.turn.id)}/{record.batches}-{uuid.uuid4().hex}"
 
 
 class Unstored:

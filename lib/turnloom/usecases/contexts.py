@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from turnloom.domain import ids
 from turnloom.domain.message import Message, Usage
-from turnloom.domain.responses_input import RESPONSES
+from turnloom.domain.responses_input import RESPONSES, check_calls
 from turnloom.domain.transcript import transcript
 from turnloom.domain.turn import Turn
 from turnloom.engine.compact import summed_up, tokens
@@ -30,7 +30,8 @@ class SummedUp:
 
 async def count_tokens(services: Services, owner: str, asked: ResponseRequest) -> int:
     """How many tokens the model would read first. Raises what `create_response` raises."""
-    request, _ = await _request(services, owner, asked)
+    request, (*history, new) = await _request(services, owner, asked)
+    check_calls(history, new.input)
     return await tokens(services.engine.world.model, request)
 
 

@@ -181,9 +181,9 @@ def _output_message(turn: Turn) -> dict[str, JSON]:
         case "awaiting_input":
             pending = [call_json(call) for call in turn.open_calls]
             return _message(inference, pending, "end_of_message")
-        case "failed":
+        case "failed" | "cancelled":
             return _message(inference, [], "end_of_message")
-        case "in_progress" | "abandoned" | "cancelled":
+        case "in_progress" | "abandoned":
             return _message(None, [], "end_of_message")
         case _:
             assert_never(turn.status)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
@@ -23,10 +22,10 @@ from turnloom.wire.agents_api.encode import AgentsEncoder
 from turnloom.wire.agents_api.models import CreateAgent, CreateSession, CreateTurn, ResumeTurn
 from turnloom.wire.agents_api.objects import agent_json, session_json, steps_json, turn_json
 from turnloom.wire.app import Home, Owner, Route, application, caller_of, envelope
+from turnloom.wire.fit import fitting
 from turnloom.wire.patience import patiently
 from turnloom.wire.problems import agents_envelope
 
-SESSION_BYTES = 5 * 1024 * 1024
 PAGE = 1000
 
 
@@ -226,15 +225,8 @@ def _turn_ids(request: Request) -> set[str] | None:
 
 
 def _newest_that_fit(records: Sequence[Record]) -> tuple[list[dict[str, JSON]], bool]:
-    shown: list[dict[str, JSON]] = []
-    size = 0
-    for record in reversed(records):
-        turn = turn_json(record)
-        size += len(json.dumps(turn)) if len(records) > 1 else 0
-        if shown and size > SESSION_BYTES:
-            return shown[::-1], True
-        shown.append(turn)
-    return shown[::-1], False
+    shown, cut = fitting(turn_json(record) for record in reversed(records))
+    return shown[::-1], cut
 
 
 def _page(request: Request, items: list[dict[str, JSON]], start_index: str | None, limit: str | None) -> JSON:
@@ -242,11 +234,8 @@ def _page(request: Request, items: list[dict[str, JSON]], start_index: str | Non
     size = _number("limit", limit, least=-1)
     if size is None or size == -1:
         size = PAGE
-    return {
-        "data": items[start : start + size],
-        "has_more": start + size < len(items),
-        "url": request.url.path,
-    }
+    shown, cut = fitting(items[start : start + size])
+    return {"data": shown, "has_more": cut or start + size < len(items), "url": request.url.path}
 
 
 def _number(name: str, text: str | None, *, least: int) -> int | None:

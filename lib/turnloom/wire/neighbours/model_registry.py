@@ -14,7 +14,8 @@ from turnloom.wire.neighbours.models import RegisterModel
 
 
 async def list_models(services: Home, owner: Owner) -> Any:
-    return {"data": [_model_json(model) for model in await models.list_models(services, owner)]}
+    found = await models.list_models(services, owner)
+    return {"object": "list", "data": [_model_json(model) for model in found]}
 
 
 async def get_model(model_id: str, services: Home, owner: Owner) -> Any:
@@ -59,7 +60,9 @@ ROUTES = (
 
 
 def _model_json(model: Model) -> dict[str, JSON]:
+    """The model for both kinds of clients, as nobody can see which one asks on this path."""
     return {
+        **_openai_json(model),
         "identifier": model.identifier,
         "provider_resource_id": model.provider_resource_id,
         "provider_id": model.provider_id,

@@ -68,7 +68,7 @@ def check(shape: type[Shape], given: Mapping[str, Any], path: str) -> None:
     try:
         shape.model_validate(without_nulls(given))
     except ValidationError as error:
-        _raise_first(error.errors(include_url=False, include_input=False)[0], path)
+        _raise_first(error.errors(include_url=False)[0], path)
 
 
 def missing(param: str) -> NoReturn:
@@ -114,7 +114,8 @@ def _raise_first(error: ErrorDetails, path: str) -> NoReturn:
     param = _path(path, error["loc"])
     if error["type"] == "missing":
         missing(param)
-    code = "invalid_type" if error["type"].endswith(("_type", "_parsing")) else "invalid_value"
+    no_text = error["type"] == "literal_error" and not isinstance(error["input"], str)
+    code = "invalid_type" if no_text or error["type"].endswith(("_type", "_parsing")) else "invalid_value"
     what = code.removeprefix("invalid_")
     raise InvalidRequest(f"Invalid {what} for '{param}': {error['msg']}.", code=code, param=param)
 

@@ -40,6 +40,8 @@ async def get_conversation(conversation_id: str, services: Home, owner: Owner) -
 
 async def update_conversation(request: Request, conversation_id: str, services: Home, owner: Owner) -> JSONAnswer:
     metadata = parse_metadata(await request.body())
+    if metadata is None:
+        return _answer(await conversations.get_conversation(services, owner, conversation_id))
     return _answer(await conversations.update_conversation(services, owner, conversation_id, metadata))
 
 
@@ -102,7 +104,7 @@ async def _whole(
 ) -> Sequence[JSON]:
     """The items with everything that they refer to, as they are stored."""
     try:
-        return await prepared(services, await resolved(services, owner, items, conversation_id))
+        return await prepared(services, await resolved(services, owner, items, conversation=conversation_id))
     except CallerError as problem:
         # By the name that the items have in this body.
         problem.param = problem.param.replace("input", "items", 1) if problem.param else None

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from secrets import token_bytes
 from typing import assert_never
 
@@ -94,6 +95,7 @@ class ResponseEncoder:
         self._chance = chance if obfuscation and not alias else None
         self._seal = seal
         self._thought_seal: Seal | None = None
+        self._logprobs = False
         self._number = 0
         self._base: dict[str, JSON] = {}
         self._queued = False
@@ -154,6 +156,7 @@ class ResponseEncoder:
     def _started(self, event: TurnStarted) -> list[Frame]:
         self._base = request_json(self._id, event.at, event.settings)
         self._thought_seal = shapes.thought_seal(event.settings, self._seal)
+        self._logprobs = shapes.shows_logprobs(event.settings)
         self._queued = bool(self._base["background"])
         if self._queued:
             return [self._lifecycle("created", QUEUED), self._lifecycle("queued", QUEUED)]
@@ -183,6 +186,8 @@ class ResponseEncoder:
     # --- items
 
     def _said(self, delta: Delta) -> list[Frame]:
+        if delta.logprobs and not self._logprobs:
+            delta = replace(delta, logprobs=())
         writer = self._current
         if writer is not None and delta.block in writer.blocks:
             return writer.add(delta)

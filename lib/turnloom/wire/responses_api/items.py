@@ -62,6 +62,7 @@ class _Output:
         self._alias = alias
         self._seal = seal
         self._thought_seal = shapes.thought_seal(turn.settings or {}, seal)
+        self._logprobs = shapes.shows_logprobs(turn.settings or {})
         self._runs = {step.call.call_id: step for step in turn.steps if isinstance(step, ToolRun)}
         self._awaited = False
 
@@ -103,7 +104,7 @@ class _Output:
             return shapes.call_item(identifier, status, first, shapes.call_text(first, first.arguments, whole))
         if place.kind == "reasoning":
             return shapes.reasoning(identifier, status, first.text, self._thought_seal)
-        content = [_part(block) for block in place.blocks if isinstance(block, Said)]
+        content = [self._part(block) for block in place.blocks if isinstance(block, Said)]
         return shapes.message(identifier, status, content, "commentary" if cut and not whole else None)
 
     def _hosted(self, identifier: str, call: Call, *, whole: bool, cut: bool) -> Item | None:
@@ -115,9 +116,10 @@ class _Output:
         item = shapes.call_item(identifier, "incomplete", call, shapes.call_text(call, call.arguments, whole))
         return item if run is None else shapes.with_outcome(item, run.content, run.error, alias=self._alias)
 
-
-def _part(said: Said) -> Item:
-    return shapes.refusal(said.text) if said.block == "refusal" else shapes.output_text(said.text, said.logprobs)
+    def _part(self, said: Said) -> Item:
+        if said.block == "refusal":
+            return shapes.refusal(said.text)
+        return shapes.output_text(said.text, said.logprobs if self._logprobs else ())
 
 
 # --- listed input

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -63,8 +65,9 @@ _KEPT = (
 )
 _FORMAT_KEYS = ("type", "name", "description", "schema", "strict")
 
-# How an answer is brought and kept, which a count of tokens has nothing to do with.
-_DELIVERY = ("stream", "stream_options", "store", "background")
+# How an answer is brought, which makes it no other one; and kept, with which a count of tokens has nothing to do.
+_BROUGHT = ("stream", "stream_options")
+_DELIVERY = (*_BROUGHT, "store", "background")
 
 Raw = bytes | dict[str, Any]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
@@ -137,6 +140,15 @@ def parse_create(body: Raw, alias: bool = False) -> CreateRequest:
     )
 
 
+def fingerprint_of(path: str, body: bytes) -> str:
+    """What tells a create request from others: its path and what it asks for, however the JSON is written.
+
+    Whether the answer is to be streamed does not count: a response that was begun can be told either way.
+    """
+    wanted = {key: value for key, value in _given(body).items() if key not in _BROUGHT}
+    return hashlib.sha256(f"{path}\0{json.dumps(wanted, sort_keys=True)}".encode()).hexdigest()
+
+
 def parse_count(body: Raw, alias: bool = False) -> CreateRequest:
     """Read the body of a request to count tokens: that of a create request, whose answer goes nowhere."""
     given = _given(body)
@@ -164,13 +176,13 @@ def parse_conversation(body: Raw) -> ConversationRequest:
     return ConversationRequest(_few_items(given.get("items", [])), given.get("metadata", {}))
 
 
-def parse_metadata(body: Raw) -> dict[str, str]:
-    """Read the metadata that a conversation is to have from now on; null means none."""
+def parse_metadata(body: Raw) -> dict[str, str] | None:
+    """Read the metadata that a conversation is to have from now on; null means that nothing is to change."""
     given = json_object(body) if isinstance(body, bytes) else body
     if "metadata" not in given:
         missing("metadata")
     check(ConversationBody, {"metadata": given["metadata"]}, "")
-    return dict(given["metadata"] or {})
+    return None if given["metadata"] is None else dict(given["metadata"])
 
 
 def parse_items(body: Raw) -> tuple[JSON, ...]:
@@ -184,7 +196,7 @@ def parse_items(body: Raw) -> tuple[JSON, ...]:
 
 class TextConfig(Shape):
     format: dict[str, Any] | None = None
-    verbosity: str | None = None
+    verbosity: Literal["low", "medium", "high"] | None = None
 
 
 class PlainFormat(Shape):
@@ -245,6 +257,7 @@ class CreateBody(Shape):
     user: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
+    service_tier: str | None = None
 
 
 class CompactBody(Shape):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from fastapi import Request
 
@@ -10,6 +10,7 @@ from turnloom.domain.errors import InvalidRequest
 from turnloom.domain.layout import item_positions
 from turnloom.domain.message import JSON
 from turnloom.store.turns import Record
+from turnloom.wire.fit import fitting
 from turnloom.wire.json_text import JSONAnswer
 from turnloom.wire.responses_api.items import Item, input_items, output_items
 from turnloom.wire.responses_api.sealing import Seal
@@ -41,10 +42,11 @@ def items_page(request: Request, items: Sequence[Item]) -> JSONAnswer:
     return JSONAnswer(page(wanted[:limit], len(wanted) > limit))
 
 
-def page(data: Sequence[Item], more: bool) -> dict[str, JSON]:
-    """A page as all lists have it; the ids of an empty one are empty."""
-    first, last = (data[0]["id"], data[-1]["id"]) if data else ("", "")
-    return {"object": "list", "data": list(data), "first_id": first, "last_id": last, "has_more": more}
+def page(data: Iterable[Item], more: bool) -> dict[str, JSON]:
+    """A page as all lists have it, which ends early where it would be too large; the ids of an empty one are empty."""
+    shown, cut = fitting(data)
+    first, last = (shown[0]["id"], shown[-1]["id"]) if shown else ("", "")
+    return {"object": "list", "data": shown, "first_id": first, "last_id": last, "has_more": more or cut}
 
 
 def descending(order: str | None) -> bool:

@@ -135,8 +135,8 @@ def _message(given: Mapping[str, Any], path: str) -> Item:
     item["role"] = _one_of(given, "role", ROLES, path)
     content = _value(given, "content", (str, list), path)
     item["content"] = content if isinstance(content, str) else _content(content, f"{path}.content", item["role"])
-    if item["role"] == "assistant" and given.get("phase") in PHASES:
-        item["phase"] = given["phase"]
+    if item["role"] == "assistant" and given.get("phase") is not None:
+        item["phase"] = _one_of(given, "phase", PHASES, path)
     return item
 
 

@@ -12,6 +12,7 @@ from turnloom.domain.message import JSON
 from turnloom.store.turns import Record
 from turnloom.usecases.chains import get_response
 from turnloom.usecases.conversations import conversation_records
+from turnloom.usecases.responses import response_context
 from turnloom.usecases.services import Services
 from turnloom.wire.responses_api.items import Item
 from turnloom.wire.responses_api.pages import record_items
@@ -21,25 +22,32 @@ _BY_THEMSELVES = frozenset({"message", "function_call", "function_call_output"})
 
 
 async def resolved(
-    services: Services, owner: str, items: Sequence[Mapping[str, Any]], conversation: str | None = None
+    services: Services,
+    owner: str,
+    items: Sequence[Mapping[str, Any]],
+    *,
+    conversation: str | None = None,
+    previous: str | None = None,
 ) -> list[JSON]:
     """The items, each with what it stands for.
 
-    Raises NotFound naming the id, and InvalidRequest for a summary that cannot be opened.
+    An id that a client chose is looked for in the `conversation` or the chain that ends with the `previous` response;
+    our own tell where to look. Raises NotFound naming the id, and InvalidRequest for a summary that cannot be opened.
     """
     if all(item["type"] in _BY_THEMSELVES for item in items):
         return list(items)
-    references = References(services, owner, conversation)
+    references = References(services, owner, conversation, previous)
     return [await references.resolve(item, f"input[{place}]") for place, item in enumerate(items)]
 
 
 class References:
     """Looks items up, each response or conversation once."""
 
-    def __init__(self, services: Services, owner: str, conversation: str | None) -> None:
+    def __init__(self, services: Services, owner: str, conversation: str | None, previous: str | None) -> None:
         self._services = services
         self._owner = owner
         self._conversation = conversation
+        self._previous = previous
         self._found: dict[str, dict[str, Item]] = {}
 
     async def resolve(self, item: Mapping[str, Any], path: str) -> JSON:
@@ -86,14 +94,13 @@ class References:
         return {**item, "summary": summary}
 
     async def _item(self, item_id: str) -> Item | None:
-        """The item of the conversation, or else of any response, that has this id."""
-        if self._conversation is not None:
-            known = await self._items_of(self._conversation)
+        """The item that has this id: of the conversation, of the response that the id names, of the chain."""
+        place = ids.item_place(item_id)
+        for source in (self._conversation, place[0] if place is not None else None, self._previous):
+            known = await self._items_of(source) if source is not None else {}
             if item_id in known:
                 return known[item_id]
-        place = ids.item_place(item_id)
-        known = await self._items_of(place[0]) if place is not None else {}
-        return known.get(item_id)
+        return None
 
     async def _items_of(self, source: str) -> dict[str, Item]:
         if source not in self._found:
@@ -107,6 +114,8 @@ class References:
         try:
             if source == self._conversation:
                 return await conversation_records(self._services, self._owner, source)
+            if source == self._previous:
+                return await response_context(self._services, self._owner, source)
             return [await get_response(self._services, self._owner, source)]
         except NotFound:
             return []

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -33,12 +32,17 @@ from turnloom.wire.problems import headers_of, responses_envelope, responses_sta
 from turnloom.wire.responses_api.compaction import compaction_json
 from turnloom.wire.responses_api.encode import ResponseEncoder
 from turnloom.wire.responses_api.items import input_items, output_items
-from turnloom.wire.responses_api.models import CreateRequest, parse_compact, parse_count, parse_create
+from turnloom.wire.responses_api.models import (
+    CreateRequest,
+    fingerprint_of,
+    parse_compact,
+    parse_count,
+    parse_create,
+)
 from turnloom.wire.responses_api.pages import context_items, descending, integer, items_page, page
 from turnloom.wire.responses_api.references import resolved
 from turnloom.wire.responses_api.response import response_json
 from turnloom.wire.responses_api.sealing import Seal, sealer
-from turnloom.wire.responses_api.shapes import SEALED_THOUGHTS
 
 FIRST_FRAME_SECONDS = 1.0
 """How long the first frame waits for the upstream's verdict, which may still become an HTTP error."""
@@ -67,7 +71,7 @@ async def create_openai_response(request: Request, services: Home, owner: Owner)
     body = await request.body()
     asked = parse_create(body, alias)
     key = request.headers.get("idempotency-key")
-    fingerprint = hashlib.sha256(request.url.path.encode() + b"\0" + body).hexdigest()
+    fingerprint = fingerprint_of(request.url.path, body) if key is not None else ""
     run: Run | Followed | None = await join(services, owner, key, fingerprint)
     if run is None:
         wanted = await _wanted(services, owner, asked, key=key, fingerprint=fingerprint)
@@ -104,15 +108,15 @@ async def get_openai_response(
     record = await get_response(services, owner, response_id)
     if not stream:
         included = [*request.query_params.getlist("include"), *request.query_params.getlist("include[]")]
-        return JSONAnswer(view.response(_with_thoughts(record.turn) if SEALED_THOUGHTS in included else record.turn))
+        return JSONAnswer(view.response(_including(record.turn, included)))
     after = integer("starting_after", starting_after, least=0) if starting_after is not None else -1
     return _stream(_frames(view, Followed(services.engine, record), [], after=after))
 
 
-def _with_thoughts(turn: Turn) -> Turn:
-    """The turn as if its request had asked for sealed reasoning."""
+def _including(turn: Turn, included: Sequence[str]) -> Turn:
+    """The turn as if its request had asked for these to be included too."""
     settings = dict(turn.settings or {})
-    return replace(turn, settings={**settings, "include": [*settings.get("include", ()), SEALED_THOUGHTS]})
+    return replace(turn, settings={**settings, "include": [*settings.get("include", ()), *included]})
 
 
 async def list_openai_responses(request: Request, services: Home, owner: Owner) -> JSONAnswer:
@@ -127,7 +131,7 @@ async def list_openai_responses(request: Request, services: Home, owner: Owner) 
         model=query.get("model"),
     )
     view = View(_is_alias(request), sealer(services, owner))
-    data = [{**view.response(record.turn), "input": input_items(record.turn)} for record in records]
+    data = ({**view.response(record.turn), "input": input_items(record.turn)} for record in records)
     return JSONAnswer(page(data, more))
 
 
@@ -156,7 +160,7 @@ async def count_openai_input_tokens(request: Request, services: Home, owner: Own
 
 async def compact_openai_response(request: Request, services: Home, owner: Owner) -> Response:
     asked = parse_compact(await request.body())
-    items = await resolved(services, owner, asked.input)
+    items = await resolved(services, owner, asked.input, previous=asked.previous_response_id)
     settings = {"model": asked.model, "instructions": asked.instructions or ""}
     if asked.previous_response_id is not None:
         settings["previous_response_id"] = asked.previous_response_id
@@ -299,7 +303,8 @@ async def _wanted(
     services: Services, owner: str, asked: CreateRequest, *, key: str | None = None, fingerprint: str = ""
 ) -> ResponseRequest:
     """The request with everything that its items refer to."""
-    items = await resolved(services, owner, asked.input, asked.conversation)
+    previous = asked.settings.get("previous_response_id")
+    items = await resolved(services, owner, asked.input, conversation=asked.conversation, previous=previous)
     files = await prepared(services, items)
     return ResponseRequest(files, asked.settings, asked.store, key, fingerprint, asked.stream)
 

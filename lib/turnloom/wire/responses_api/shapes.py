@@ -12,6 +12,7 @@ from typing import Any, Literal
 from turnloom.domain.layout import call_kind
 from turnloom.domain.message import JSON
 from turnloom.domain.turn import Call
+from turnloom.usecases.response_spec import LOGPROBS
 from turnloom.wire.responses_api.sealing import Seal
 
 Item = dict[str, Any]
@@ -54,6 +55,11 @@ def reasoning(identifier: str, status: Status, text: str, seal: Seal | None) -> 
 def thought_seal(settings: Mapping[str, Any], seal: Seal | None) -> Seal | None:
     """The seal for reasoning, if the request asked for it."""
     return seal if SEALED_THOUGHTS in settings.get("include", ()) else None
+
+
+def shows_logprobs(settings: Mapping[str, Any]) -> bool:
+    """Whether the request asked for log probabilities: some upstreams send them all the same."""
+    return bool(settings.get("top_logprobs")) or LOGPROBS in settings.get("include", ())
 
 
 def logprobs_json(logprobs: Sequence[JSON]) -> list[Item]:
