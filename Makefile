@@ -29,7 +29,7 @@ keys: $(STAMP)   ## API keys: make keys ARGS="create --owner me", and list, revo
 	@$(BIN)/python -m turnloom keys $(ARGS)
 
 test: $(STAMP)   ## all tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n auto --dist loadfile
 
 build: .venv-sam/.installed  ## what `sam deploy` uploads, into .aws-sam/build; WARM=snapstart or provisioned: docs/deploy.md
 	@SAM_CLI_TELEMETRY=0 .venv-sam/bin/sam build --config-file infra/samconfig.toml
