@@ -69,7 +69,7 @@ def build_house(folder: Path, **functions: Callable[..., object]) -> House:
     engine = Engine(world, stores, brief, orchestrator, Pace(0.01, (0.001, 0.01)))
     orchestrator.engine = engine
     services = Services(
-        agents=Agents(database.table("agents")),
+        agents=Agents(database.table("agents"), blobs),
         sessions=Sessions(database.table("sessions")),
         registry=registry,
         disposal=Disposal(database.table("registry")),

@@ -66,7 +66,7 @@ def build(env: dict[str, str]) -> Services:
         meter=None if local else EmbeddedMeter(_service(env)),
     )
     made = Services(
-        agents=Agents(table("agents")),
+        agents=Agents(table("agents"), blobs),
         sessions=Sessions(table("sessions")),
         registry=Registry(table("registry")),
         disposal=Disposal(table("registry")),

@@ -21,6 +21,7 @@ from botocore.httpsession import URLLib3Session
 from tests.contracts.conftest import INDEXES, Clock
 from turnloom.adapters.dynamodb import VALUE_BYTES, DynamoTable, create_tables
 from turnloom.adapters.sqlite import SqliteDatabase
+from turnloom.domain.errors import TooLarge
 from turnloom.ports import Absent, ConditionFailed, Page, Row, Table, Version
 
 
@@ -124,7 +125,7 @@ async def test_large_values_come_back(table: Table, letter: str) -> None:
 
 async def test_a_value_over_the_limit_is_refused_and_not_written(table: Table) -> None:
     await table.put(row("a", "x" * (VALUE_BYTES - 2)))
-    with pytest.raises(ValueError, match="350002 bytes"):
+    with pytest.raises(TooLarge, match="350002 bytes"):
         await table.put(row("a", "é" * (VALUE_BYTES // 2)))
     found = await table.get("p", "a")
     assert found is not None
@@ -569,6 +570,7 @@ async def test_several_processes_may_create_the_file_at_once(tmp_path: Path) -> 
 import asyncio, sys
 from pathlib import Path
 from turnloom.adapters.sqlite import SqliteDatabase
+from turnloom.domain.errors import TooLarge
 from turnloom.ports import Absent, Row
 sys.stdin.readline()
 table = SqliteDatabase(Path({str(path)!r})).table("turns")
@@ -597,6 +599,7 @@ WRITER = """
 import asyncio, sys, zlib
 from pathlib import Path
 from turnloom.adapters.sqlite import SqliteDatabase
+from turnloom.domain.errors import TooLarge
 from turnloom.ports import Absent, Row
 
 async def main():

@@ -217,6 +217,19 @@ def test_an_answer_that_no_row_of_the_log_can_hold_is_logged_by_the_task_and_rem
     assert boto3.client("s3").list_objects_v2(Bucket=BUCKET)["KeyCount"] == 0
 
 
+def test_an_agent_that_no_row_can_hold_is_kept_read_and_deleted_by_the_functions_that_must(
+    deployment: Deployment,
+) -> None:
+    config = {"model": "scripted", "instructions": "x" * 500_000}
+    made = deployment.call("create_agent", request("create_agent", body={"agent_config": config}))
+    agent_id = json.loads(made["body"])["agent_id"]
+    for function in ("get_agent", "list_agents", "delete_agent"):
+        event = request(function)
+        event["path"] = re.sub(r"/v1/agents/[^/]+", f"/v1/agents/{agent_id}", event["path"])
+        assert deployment.call(function, event)["statusCode"] in (200, 204)
+    assert boto3.client("s3").list_objects_v2(Bucket=BUCKET)["KeyCount"] == 0
+
+
 def test_a_response_that_its_conversation_keeps_is_hidden_by_the_function_that_deletes(deployment: Deployment) -> None:
     held = json.loads(deployment.call("conversations", request("conversations", body={}))["body"])["id"]
     body = {"model": "scripted", "input": "Hi", "conversation": held}

@@ -519,3 +519,11 @@ def test_reading_an_abandoned_turn_ends_with_a_frame_that_says_so(api: Agents) -
     api.stream(session)
     told = frames(api.resume(session, waiting["turn_id"], [], stream=True))
     assert told[-1]["error"]["code"] == "turn_abandoned"
+
+
+def test_an_agent_is_taken_whole_and_what_cannot_be_kept_is_told(api: Agents) -> None:
+    instructions = "x" * 1_000_000
+    agent = api.agent(instructions=instructions)
+    assert api.http.get(f"/v1/agents/{agent}").json()["agent_config"]["instructions"] == instructions
+    refused = api.http.post(f"/v1/agents/{agent}/session", json={"session_name": instructions})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (413, "payload_too_large")

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, assert_never
 
+from turnloom.domain.errors import TooLarge
 from turnloom.domain.message import JSON
 from turnloom.ports import Absent, Condition, ConditionFailed, Page, Row, Version
 
@@ -89,7 +90,7 @@ def create_tables(client: DynamoDBClient, tables: Mapping[str, Iterable[str]]) -
 
 
 def dump(value: JSON) -> str:
-    """The value as compact JSON text that UTF-8 can carry. Raises ValueError above `VALUE_BYTES`."""
+    """The value as compact JSON text that UTF-8 can carry. Raises TooLarge above `VALUE_BYTES`."""
     text = _compact(value)
     try:
         size = len(text) if text.isascii() else len(text.encode())
@@ -98,7 +99,7 @@ def dump(value: JSON) -> str:
         text = json.dumps(value, separators=(",", ":"))
         size = len(text)
     if size > VALUE_BYTES:
-        raise ValueError(f"a row's value takes {size} bytes, the limit is {VALUE_BYTES}")
+        raise TooLarge(f"This would take {size} bytes where at most {VALUE_BYTES} can be kept")
     return text
 
 

@@ -2,33 +2,60 @@
 
 from __future__ import annotations
 
+import json
+
 from turnloom.domain.agent import Agent, Session
-from turnloom.ports import Row, Table
-from turnloom.store.keys import partition
+from turnloom.domain.message import JSON
+from turnloom.ports import Blobs, Row, Table
+from turnloom.store.keys import INLINE_BYTES, partition
 
 TOMBSTONE_SECONDS = 3600
 """How long a deletion is remembered, so that repeating it is no error."""
 
 
 class Agents:
-    def __init__(self, table: Table) -> None:
+    """Agents, which never change. What a row cannot hold of a configuration is a blob under the agent's id."""
+
+    def __init__(self, table: Table, blobs: Blobs) -> None:
         self._table = table
+        self._blobs = blobs
 
     async def put(self, owner: str, agent: Agent) -> None:
-        value = {"config": dict(agent.config), "created_at": agent.created_at}
+        value: dict[str, JSON] = {"created_at": agent.created_at}
+        config = json.dumps(dict(agent.config), ensure_ascii=False, separators=(",", ":")).encode()
+        if len(config) > INLINE_BYTES:
+            value["blob"] = f"agent/{partition(owner, agent.agent_id)}"
+            await self._blobs.put(value["blob"], config)
+        else:
+            value["config"] = dict(agent.config)
         await self._table.put(Row(partition(owner), agent.agent_id, value))
 
     async def get(self, owner: str, agent_id: str) -> Agent | None:
         row = await self._table.get(partition(owner), agent_id)
-        return None if row is None or is_tombstone(row) else _agent(row)
+        return None if row is None else await self._agent(row)
 
     async def all(self, owner: str) -> list[Agent]:
         """The owner's agents, oldest first."""
-        return [_agent(row) for row in await every(self._table, partition(owner)) if not is_tombstone(row)]
+        found = [await self._agent(row) for row in await every(self._table, partition(owner))]
+        return [agent for agent in found if agent is not None]
 
     async def bury(self, owner: str, agent_id: str, now: int) -> bool:
         """Hide the agent from now on; whether there is, or lately was, such an agent."""
+        row = await self._table.get(partition(owner), agent_id)
+        # First, so that who comes again after a crash finds the row that names it: without it there is no agent.
+        if row is not None and "blob" in row.value:
+            await self._blobs.delete(row.value["blob"])
         return await bury(self._table, partition(owner), agent_id, now)
+
+    async def _agent(self, row: Row) -> Agent | None:
+        """The agent of the row, None for one that is being deleted."""
+        if is_tombstone(row):
+            return None
+        config = row.value.get("config")
+        if config is None:
+            packed = await self._blobs.get(row.value["blob"])
+            config = None if packed is None else json.loads(packed)
+        return None if config is None else Agent(row.sort, config, row.value["created_at"])
 
 
 class Sessions:
@@ -75,10 +102,6 @@ async def bury(table: Table, key: str, sort: str, now: int) -> bool:
 
 def is_tombstone(row: Row) -> bool:
     return "deleted_at" in row.value
-
-
-def _agent(row: Row) -> Agent:
-    return Agent(row.sort, row.value["config"], row.value["created_at"])
 
 
 def _session(row: Row, agent_id: str) -> Session:

@@ -30,10 +30,8 @@ from turnloom.domain.message import JSON
 from turnloom.domain.turn import Turn, fold
 from turnloom.ports import Absent, Blobs, Condition, ConditionFailed, Row, Table, Version
 from turnloom.store import codec
-from turnloom.store.keys import partition, place_in_thread, split
+from turnloom.store.keys import INLINE_BYTES, partition, place_in_thread, split
 
-INLINE_BYTES = 300_000
-"""What a row may hold of events; DynamoDB ends at 400 KB, and the rest of the row needs room."""
 LOG_SECONDS = 24 * 3600
 REMEMBERED = 2048
 REMEMBERED_CHARACTERS = 8_000
