@@ -62,7 +62,6 @@ class Emulator:
             "GATEWAY_PORT": str(self._port),
             "BIND_HOST": "127.0.0.1",
             "AUTH": "true",
-            "MINISTACK_AUTOCREATE_AWS_MANAGED": "1",
             "S3_DATA_DIR": str(self._folder / "s3"),
             "STATE_DIR": str(self._folder / "state"),
         }

@@ -1,15 +1,18 @@
-"""The emulator, made to take the template as AWS does in two places; run by the Python of .venv-rehearse.
+"""The emulator, made to take the template as AWS does in three places; run by the Python of .venv-rehearse.
 
 It refuses alarms over more than one metric, and with them the whole stack. And a Ref to a secret gives it the secret's
-name, where CloudFormation gives its ARN: no policy that means the secret would name it.
+name, where CloudFormation gives its ARN: no policy that means the secret would name it. And of the policies that AWS
+manages it lacks one that SAM attaches to every role, for which it would put one that allows everything.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
 from ministack.app import main  # type: ignore[import-not-found]
+from ministack.services import iam  # type: ignore[import-not-found]
 from ministack.services.cloudformation import provisioners  # type: ignore[import-not-found]
 
 Create = Callable[[str, dict[str, Any], str], tuple[str, dict[str, Any]]]
@@ -37,7 +40,26 @@ def by_arn(create: Create) -> Create:
     return made
 
 
+TRACING = {
+    "Version": "2012-10-17",
+    "Statement": [
+        {
+            "Effect": "Allow",
+            "Action": ["xray:PutTraceSegments", "xray:PutTelemetryRecords", "xray:GetSampling*"],
+            "Resource": "*",
+        }
+    ],
+}
+
+
+def manage(name: str, document: dict[str, Any]) -> None:
+    """Let there be a policy of AWS's."""
+    policy = iam._make_aws_managed_record(name, json.dumps(document))
+    iam._aws_managed_policies[policy["Arn"]] = policy
+
+
 if __name__ == "__main__":
+    manage("AWSXrayWriteOnlyAccess", TRACING)
     for kind, corrected in {"AWS::CloudWatch::Alarm": noted, "AWS::SecretsManager::Secret": by_arn}.items():
         handlers = provisioners._RESOURCE_HANDLERS[kind]
         handlers["create"] = corrected(handlers["create"])

@@ -221,6 +221,21 @@ def conversations(stage: Stage) -> Generator[str, None, None]:
     stage.openai.responses.delete(later.id)
 
 
+def operation(stage: Stage) -> Generator[str, None, None]:
+    """What an operator relies on: the sweeper runs, and a role can do no more than its policies say."""
+    yield "the sweeper runs with its own role"
+    swept = stage.deployment.invoke("TurnSweep")
+    expect(set(swept), {"woken", "removed"})
+    yield "nothing that was deleted is left in the bucket"
+    expect(stage.deployment.objects(), [])
+    yield "a function without its policy is refused by the tables"
+    stage.deployment.forbid("CreateAgent", "WriteAgents")
+    config: Any = {"model": MODEL, "instructions": ""}
+    expect_error(ServerRefused, lambda: stage.llama.agents.create(agent_config=config))
+    *_, told = stage.deployment.errors()
+    expect("AccessDeniedException" in told and "CreateAgentRole" in told, True)
+
+
 def restoration(stage: Stage) -> Generator[str, None, None]:
     """Tables are restored, and used in place of the stack's own."""
     of = stage.openai.responses
@@ -237,19 +252,4 @@ def restoration(stage: Stage) -> Generator[str, None, None]:
     expect(of.create(model=MODEL, input="And now?", previous_response_id=kept.id).output_text, "Going on.")
 
 
-def operation(stage: Stage) -> Generator[str, None, None]:
-    """What an operator relies on: the sweeper runs, and a role can do no more than its policies say."""
-    yield "the sweeper runs with its own role"
-    swept = stage.deployment.invoke("TurnSweep")
-    expect(set(swept), {"woken", "removed"})
-    yield "nothing that was deleted is left in the bucket"
-    expect(stage.deployment.objects(), [])
-    yield "a function without its policy is refused by the tables"
-    stage.deployment.forbid("CreateAgent", "WriteAgents")
-    config: Any = {"model": MODEL, "instructions": ""}
-    expect_error(ServerRefused, lambda: stage.llama.agents.create(agent_config=config))
-    *_, told = stage.deployment.errors()
-    expect("AccessDeniedException" in told and "CreateAgentRole" in told, True)
-
-
-SCENES: tuple[Scene, ...] = (neighbours, callers, agents, responses, background, conversations, restoration, operation)
+SCENES: tuple[Scene, ...] = (neighbours, callers, agents, responses, background, conversations, operation, restoration)
