@@ -114,7 +114,7 @@ def services_in(folder: Path, counts: Counts) -> Services:
 
     world = World(model, FakeTools(), FakeShields(), InlineDocuments(), clock)
     made = Services(
-        agents=Agents(table("agents")),
+        agents=Agents(table("agents"), blobs),
         sessions=Sessions(table("sessions")),
         registry=Registry(table("registry")),
         disposal=Disposal(table("registry")),

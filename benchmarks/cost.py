@@ -197,7 +197,7 @@ def services_in(folder: Path, units: Units, model: SlowModel) -> Services:
     engine = Engine(World(model, tools, FakeShields(), InlineDocuments(), clock), stores, brief, orchestrator)
     orchestrator.engine = engine
     made = Services(
-        agents=Agents(table("agents")),
+        agents=Agents(table("agents"), blobs),
         sessions=Sessions(table("sessions")),
         registry=Registry(table("registry")),
         disposal=Disposal(table("registry")),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.conftest import House
 from turnloom.domain.agent import Agent
 
@@ -37,3 +39,10 @@ async def test_a_deletion_that_was_cut_off_hides_it_and_can_be_begun_again(house
     await agents._blobs.delete("agent/me#a")
     assert await agents.get("me", "a") is None and await agents.all("me") == []
     assert await agents.bury("me", "a", house.clock.now())
+
+
+@pytest.mark.parametrize("length", [1, 100_000])
+async def test_half_a_surrogate_pair_keeps_no_agent_from_being_made(house: House, length: int) -> None:
+    agent = Agent("a", {"model": "m", "instructions": "\udc00" * length}, 1)
+    await house.services.agents.put("me", agent)
+    assert await house.services.agents.get("me", "a") == agent

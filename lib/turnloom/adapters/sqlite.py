@@ -22,14 +22,14 @@ from pathlib import Path
 from typing import TypeVar, assert_never
 
 from turnloom.adapters.dynamodb import dump  # what a row may hold is DynamoDB's rule, and the laptop keeps to it
-from turnloom.domain.message import JSON
 from turnloom.ports import Absent, Condition, ConditionFailed, Page, Row, Version
 
 PAGE_CHARACTERS = 1_000_000
 """A page of a query ends after this much JSON; in DynamoDB it is 1 MB."""
 PATIENCE = 30.0
 """For how many seconds a call waits until other processes have done their writes."""
-SHORT_CHARACTERS = 4096
+SHORT_CHARACTERS, SHORT_ROWS = 4096, 4096
+"""Which values are remembered as decoded, and how many: more than the conversations that go on at a time have turns."""
 _PAUSE = 0.01
 _SWEEP_EVERY = 256
 _SWEEP_ROWS = 512
@@ -263,20 +263,17 @@ def _page(cursor: sqlite3.Cursor, limit: int | None) -> tuple[list[Found], bool]
 
 
 def _row(found: Found) -> Row:
+    return _short(found) if len(found[-1]) <= SHORT_CHARACTERS else _decoded(found)
+
+
+def _decoded(found: Found) -> Row:
     partition, sort, version, expires, indexes, value = found
-    decoded = _short(value) if len(value) <= SHORT_CHARACTERS else json.loads(value)
-    return Row(partition, sort, decoded, version, expires, _places(indexes) if indexes else {})
+    places = {name: (key, order) for name, (key, order) in json.loads(indexes).items()} if indexes else {}
+    return Row(partition, sort, json.loads(value), version, expires, places)
 
 
-@lru_cache(maxsize=1024)
-def _short(value: str) -> JSON:
-    """A short value decoded, remembered: history is read again and again. Nobody changes what was read."""
-    return json.loads(value)
-
-
-@lru_cache(maxsize=1024)
-def _places(indexes: str) -> dict[str, tuple[str, str]]:
-    return {name: (partition, sort) for name, (partition, sort) in json.loads(indexes).items()}
+_short = lru_cache(maxsize=SHORT_ROWS)(_decoded)
+"""Short rows decoded, remembered: history is read again and again. Nobody changes what was read."""
 
 
 def _place(index: str) -> tuple[str, str]:

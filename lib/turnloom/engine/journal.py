@@ -1,6 +1,7 @@
 """A driver's pen: notes events, writes them to the log in small batches, keeps the lease alive.
 
-What has been noted but not logged is what a crash loses; `AHEAD_EVENTS` and `AHEAD_SECONDS` bound it.
+What has been noted but not logged is what a crash loses; `AHEAD_EVENTS`, `AHEAD_CHARACTERS` and `AHEAD_SECONDS` bound
+it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from turnloom.store.turns import Record, Turns, Unstored
 AHEAD_EVENTS = 64
 AHEAD_FRAMES = AHEAD_EVENTS + 2
 """As frames: the first delta also opens its item and its part."""
+AHEAD_CHARACTERS = 50_000
+"""As Python shows the events. In UTF-8 that is at most 200,000 bytes, so that a row holds them and some more."""
 AHEAD_SECONDS = 2.0
 LOOK_SECONDS = 2.0
 """After how long, at the latest, a driver that has nothing to log knows that the turn is not its own any more."""
@@ -47,6 +50,7 @@ class Journal:
         self._ahead_seconds = ahead_seconds
         self._lease_seconds = lease_seconds
         self._pending: list[Event] = []
+        self._characters = 0
         self._written = clock.now()
         self._looked = self._written
         self._seen = seen
@@ -56,6 +60,7 @@ class Journal:
         """Let the event have happened; it is stored by one of the next writes."""
         self.turn = evolve(self.turn, event)
         self._pending.append(event)
+        self._characters += _length(event)
         self._seen(event)
 
     @property
@@ -65,7 +70,7 @@ class Journal:
 
     @property
     def full(self) -> bool:
-        return len(self._pending) >= AHEAD_EVENTS
+        return len(self._pending) >= AHEAD_EVENTS or self._characters >= AHEAD_CHARACTERS
 
     async def flush(self) -> None:
         """Log what was noted."""
@@ -83,7 +88,7 @@ class Journal:
                 events = withheld(events)
             record = replace(self.record, events=events, turn=self.turn, lease=0, secrets=None)
             self.record = await self._store.settle(record)
-            self._pending.clear()
+            self._forget(len(self._pending))
 
     async def amend(self, cancelled: Record, untold: int) -> TurnCancelled:
         """Complete the row of a turn that was cancelled with what was told, all but the last `untold` events.
@@ -95,7 +100,7 @@ class Journal:
         end = TurnCancelled(max(cancelled.turn.last_at, before.turn.last_at))
         after = before.with_events([end])
         await self._store.settle(replace(cancelled, events=after.events, turn=after.turn, closing=0))
-        self._pending.clear()
+        self._forget(len(self._pending))
         return end
 
     @asynccontextmanager
@@ -141,5 +146,14 @@ class Journal:
         now = self._clock.now()
         lease = now + int(self._lease_seconds * 1e6)
         self.record = await self._store.append(self.record, events, lease, turn)
-        del self._pending[: len(events)]
+        self._forget(len(events))
         self._written = now
+
+    def _forget(self, count: int) -> None:
+        """Forget this many of the events noted, for they are stored, or are not to be."""
+        del self._pending[:count]
+        self._characters = sum(map(_length, self._pending))
+
+
+def _length(event: Event) -> int:
+    return len(str(event))

@@ -7,6 +7,7 @@ import json
 from turnloom.domain.agent import Agent, Session
 from turnloom.domain.message import JSON
 from turnloom.ports import Blobs, Row, Table
+from turnloom.store.codec import pack
 from turnloom.store.keys import INLINE_BYTES, partition
 
 TOMBSTONE_SECONDS = 3600
@@ -22,7 +23,7 @@ class Agents:
 
     async def put(self, owner: str, agent: Agent) -> None:
         value: dict[str, JSON] = {"created_at": agent.created_at}
-        config = json.dumps(dict(agent.config), ensure_ascii=False, separators=(",", ":")).encode()
+        config = pack(dict(agent.config))
         if len(config) > INLINE_BYTES:
             value["blob"] = f"agent/{partition(owner, agent.agent_id)}"
             await self._blobs.put(value["blob"], config)

@@ -11,8 +11,8 @@ from turnloom.ports import Absent, ConditionFailed, Row, Table, Version
 from turnloom.store.keys import partition
 
 CLAIM_SECONDS = 24 * 3600
-UNSTORED_SECONDS = 900
-"""How long a key stands for what is not stored, should nobody free it: no request lasts longer."""
+UNSTORED_SECONDS = 60
+"""How long a key stands for what is not stored, should nobody free or renew it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,12 @@ class Claims:
     async def get(self, owner: str, key: str) -> Claim | None:
         row = await self._table.get(partition(owner, "claims"), _sort(key))
         return None if row is None else _claim(row, key)
+
+    async def renew(self, owner: str, claim: Claim, now: int) -> None:
+        """Let the key stand from `now` on as long as at first, unless it stands for another response by now."""
+        row = _row(owner, claim, now)
+        with suppress(ConditionFailed):
+            await self._table.put(row, Version(row.version))
 
     async def drop(self, owner: str, key: str, response_id: str) -> None:
         """Free the key, unless it stands for another response by now."""

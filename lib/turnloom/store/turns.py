@@ -19,12 +19,12 @@ from __future__ import annotations
 import json
 import uuid
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from turnloom.domain.errors import ServerFault
+from turnloom.domain.errors import ServerFault, TooLarge
 from turnloom.domain.event import Event
 from turnloom.domain.message import JSON
 from turnloom.domain.turn import Turn, fold
@@ -256,7 +256,7 @@ class Turns:
     async def _put(self, table: Table, row: Row, when: Condition) -> None:
         try:
             await table.put(row, when)
-        except ConditionFailed:
+        except (ConditionFailed, TooLarge):
             await self._drop_blob(row.value.get("blob"))
             raise
 
@@ -280,9 +280,9 @@ class Turns:
     async def _packed(self, events: Sequence[Event], key: Callable[[], str]) -> dict[str, Any]:
         """The events as a row has them: `events`, or in place of what it could not hold `blob`, which is written."""
         dumped = codec.dump(events)
-        # Only what is long by any measure is worth writing out twice to know its size.
-        if len(events) > 200 or len(str(dumped)) > INLINE_BYTES // 4:
-            packed = json.dumps(dumped, ensure_ascii=False, separators=(",", ":")).encode()
+        # Only what is long by any measure is worth writing out twice to know its size: escaped, a character takes 12.
+        if len(events) > 200 or len(str(dumped)) > INLINE_BYTES // 12:
+            packed = codec.pack(dumped)
             if len(packed) > INLINE_BYTES:
                 blob = key()
                 await self._blobs.put(blob, packed)
@@ -405,7 +405,13 @@ def _log_blob_key(record: Record) -> str:
 
 
 class Unstored:
-    """Keeps nothing: for a turn that its caller asked not to be stored. It lives and ends with its driver."""
+    """Keeps nothing: for a turn that its caller asked not to be stored. It lives and ends with its driver.
+
+    `alive` is called whenever the driver would have prolonged its lease.
+    """
+
+    def __init__(self, alive: Callable[[], Awaitable[None]] | None = None) -> None:
+        self._alive = alive
 
     async def open(self, record: Record) -> Record:
         return record
@@ -414,6 +420,8 @@ class Unstored:
         return record
 
     async def append(self, record: Record, events: Sequence[Event], lease: int, turn: Turn | None = None) -> Record:
+        if self._alive is not None:
+            await self._alive()
         after = replace(record, events=record.events + tuple(events), turn=turn or fold(record.turn, events))
         return replace(after, lease=lease)
 

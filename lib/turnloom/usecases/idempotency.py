@@ -2,14 +2,45 @@
 
 from __future__ import annotations
 
-from turnloom.domain.errors import Busy, InvalidRequest, NotFound
+import logging
+
+from turnloom.domain.errors import Busy, InvalidRequest
 from turnloom.engine.follow import Followed
-from turnloom.store.claims import Claim
-from turnloom.usecases.chains import get_response
+from turnloom.store.claims import UNSTORED_SECONDS, Claim
+from turnloom.store.turns import Record
+from turnloom.usecases.chains import place_of
 from turnloom.usecases.services import Services
+
+logger = logging.getLogger(__name__)
 
 JOIN_SECONDS = 3.0
 """How long to wait for a response that another request with the same key is about to store."""
+
+
+class Hold:
+    """The key, if there is one, of a response that is not stored: held while it is being made."""
+
+    def __init__(self, services: Services, owner: str, claim: Claim | None) -> None:
+        self._services = services
+        self._owner = owner
+        self._claim = claim
+        self._renewed = services.clock.now()
+
+    async def renew(self) -> None:
+        """Hold the key for longer, if it is time to; a response does not fail for want of that."""
+        now = self._services.clock.now()
+        if self._claim is None or now - self._renewed < UNSTORED_SECONDS / 3 * 1e6:
+            return
+        self._renewed = now
+        try:
+            await self._services.claims.renew(self._owner, self._claim, now)
+        except Exception:
+            logger.exception("an idempotency key could not be held", extra={"turn_id": self._claim.response_id})
+
+    async def release(self) -> None:
+        """Free the key."""
+        if self._claim is not None:
+            await give_up(self._services, self._owner, self._claim.key, self._claim.response_id)
 
 
 async def join(services: Services, owner: str, key: str | None, fingerprint: str) -> Followed | None:
@@ -44,10 +75,16 @@ async def _joined(services: Services, owner: str, earlier: Claim, fingerprint: s
         message = "A request with this idempotency key is being answered."
         raise Busy(message, code="idempotency_key_in_use", extra={"retry_after": 2})
     deadline = services.clock.now() + int(JOIN_SECONDS * 1e6)
-    while services.clock.now() < deadline:
-        try:
-            return Followed(services.engine, await get_response(services, owner, earlier.response_id))
-        except NotFound:
-            await services.clock.sleep(0.1)
+    while (record := await _loaded(services, owner, earlier)) is None and services.clock.now() < deadline:
+        await services.clock.sleep(0.1)
+    # One that its caller asked not to be stored is there for its conversation alone, once it has ended.
+    if record is not None and (record.running or not record.hidden):
+        return Followed(services.engine, record)
     await services.claims.drop(owner, earlier.key, earlier.response_id)
     return None
+
+
+async def _loaded(services: Services, owner: str, claim: Claim) -> Record | None:
+    place = place_of(owner, claim.response_id)
+    record = await services.responses.load(place) if place is not None else None
+    return record if record is not None and record.turn.id == claim.response_id else None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 from turnloom.domain import ids
@@ -35,7 +34,7 @@ from turnloom.usecases.chains import (
 )
 from turnloom.usecases.conversations import blanked, get_conversation, take_back
 from turnloom.usecases.disposal import DAY
-from turnloom.usecases.idempotency import give_up, stake
+from turnloom.usecases.idempotency import Hold, give_up, stake
 from turnloom.usecases.response_rules import rules
 from turnloom.usecases.services import Services
 from turnloom.usecases.trail import note
@@ -59,9 +58,15 @@ class ResponseRequest:
     def background(self) -> bool:
         return bool(self.settings.get("background"))
 
-    def claim(self, response_id: str) -> Claim | None:
+    def kept(self, record: Record) -> bool:
+        """Whether the response has a row: for who asks for it, or only for the conversation that it belongs to."""
+        return self.store or in_conversation(record)
+
+    def claim(self, record: Record) -> Claim | None:
         """What the key of the request stands for, if it has one."""
-        return None if self.key is None else Claim(self.key, response_id, self.fingerprint, stored=self.store)
+        if self.key is None:
+            return None
+        return Claim(self.key, record.turn.id, self.fingerprint, stored=self.kept(record))
 
 
 async def create_response(services: Services, caller: Caller, asked: ResponseRequest) -> Run | Followed:
@@ -76,8 +81,7 @@ async def create_response(services: Services, caller: Caller, asked: ResponseReq
         spec = rules(services, asked.settings, chain.turns, asked.input)
         check_calls(chain.turns, asked.input)
         record = _opening(services, caller, chain, asked)
-        claim = asked.claim(record.turn.id)
-        earlier = await stake(services, caller.owner, claim)
+        earlier = await stake(services, caller.owner, asked.claim(record))
         if earlier is not None:
             return earlier
         try:
@@ -213,15 +217,15 @@ async def _below(services: Services, record: Record) -> Chain:
 async def _begun(services: Services, record: Record, brief: Brief, asked: ResponseRequest) -> Run | Followed:
     """The response, stored and under way. Raises ConditionFailed when its place is taken."""
     note(turn_id=record.turn.id)
-    kept = asked.store or in_conversation(record)
-    store = services.responses if kept else Unstored()
+    hold = Hold(services, record.place.owner, asked.claim(record))
+    store = services.responses if asked.kept(record) else Unstored(hold.renew)
     if asked.background:
         await store.open(record)
         await services.engine.hand_over(f"{record.turn.id}-0-0", record, brief.spec)
         return Followed(services.engine, record)
     run = Run(services.engine, store, record, brief, waits=not asked.stream)
-    if not asked.store and asked.key is not None:
-        run.afterwards(partial(give_up, services, record.place.owner, asked.key, record.turn.id))
+    if not asked.store:
+        run.afterwards(hold.release)
     await run.start(store.open(record))
     return run
 
