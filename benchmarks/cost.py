@@ -1,10 +1,12 @@
 """Recomputes docs/cost.md: what requests cost on AWS, from the units that they are seen to use.
 
-    .venv/bin/python benchmarks/cost.py [--model-seconds 2.0]
+    .venv/bin/python benchmarks/cost.py [--model-seconds 2.0] [--dynamodb]
 
 Every case runs in real time against a model that answers after so many seconds. Units of DynamoDB are counted from the
-bytes of each row that is read or written, by the rules of on-demand tables (emulators do not count them as AWS does);
-transitions are the states that the definition enters; Lambda's time is that of the request and of each task.
+bytes of each row that is read or written, by the rules of on-demand tables; with `--dynamodb` they are what DynamoDB
+itself calls consumed, in the account or at the AWS_ENDPOINT_URL of the environment, in tables that are made for it and
+deleted afterwards (emulators do not count as AWS does). Transitions are the states that the definition enters; Lambda's
+time is that of the request and of each task.
 """
 
 from __future__ import annotations
@@ -14,19 +16,22 @@ import asyncio
 import math
 import tempfile
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+import uuid
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from turnloom.adapters.blobs import FolderBlobs
 from turnloom.adapters.clock import SystemClock, random_bits
-from turnloom.adapters.dynamodb import dump
+from turnloom.adapters.dynamodb import DynamoTable, create_tables, dump, dynamodb_client
 from turnloom.adapters.sqlite import SqliteDatabase
 from turnloom.engine.engine import Brief, Engine
 from turnloom.engine.scene import World
 from turnloom.engine.takeover import sweep
 from turnloom.ports import Chunk, Condition, Finished, ModelRequest, Page, Row, Table, TextChunk, Version
+from turnloom.storage import INDEXES
 from turnloom.store.agents import Agents, Sessions
 from turnloom.store.claims import Claims
 from turnloom.store.conversations import Conversations
@@ -76,7 +81,7 @@ class Units:
     requests: int = 0
     invocations: int = 0
     seconds: float = 0.0
-    written: int = 0
+    written: float = 0
     read: float = 0.0
     transitions: int = 0
 
@@ -85,6 +90,11 @@ class Units:
         lambdas = self.invocations * LAMBDA_REQUEST + self.seconds * MEMORY_GB * LAMBDA_GB_SECOND
         tables = self.written * WRITE_UNIT + self.read * READ_UNIT
         return self.requests * API_REQUEST + lambdas + tables + self.transitions * TRANSITION
+
+
+Tables = Callable[[str], Table]
+Counted = Callable[[Path, Units], Tables]
+"""From a folder, and where to count, to the tables by their names."""
 
 
 @dataclass
@@ -177,12 +187,49 @@ class SlowModel(ScriptedModel):
         yield Finished("tool_calls", USAGE)
 
 
-def services_in(folder: Path, units: Units, model: SlowModel) -> Services:
-    database, blobs, clock = SqliteDatabase(folder / "cost.db"), FolderBlobs(folder / "blobs"), SystemClock()
+def by_bytes(folder: Path, units: Units) -> Tables:
+    """Tables of the laptop, whose units are counted here."""
+    database = SqliteDatabase(folder / "cost.db")
+    return lambda name: MeteredTable(database.table(name), units)
 
-    def table(name: str) -> Table:
-        return MeteredTable(database.table(name), units)
 
+class ByDynamoDB:
+    """Tables of DynamoDB, for as long as the context lasts; what is consumed is what each answer says."""
+
+    def __init__(self) -> None:
+        self._prefix = f"turnloom-cost-{uuid.uuid4().hex[:8]}-"
+
+    def __enter__(self) -> ByDynamoDB:
+        create_tables(dynamodb_client(), {self._prefix + name: indexes for name, indexes in INDEXES.items()})
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        client = dynamodb_client()
+        for name in INDEXES:
+            client.delete_table(TableName=self._prefix + name)
+
+    def __call__(self, _folder: Path, units: Units) -> Tables:
+        client = dynamodb_client()
+
+        def ask(params: dict[str, Any], model: Any, **_: Any) -> None:
+            if "ReturnConsumedCapacity" in model.input_shape.members:
+                params["ReturnConsumedCapacity"] = "TOTAL"
+
+        def count(parsed: dict[str, Any], model: Any, **_: Any) -> None:
+            given = parsed.get("ConsumedCapacity", [])
+            consumed = sum(each["CapacityUnits"] for each in (given if isinstance(given, list) else [given]))
+            if model.name in ("PutItem", "DeleteItem"):
+                units.written += consumed
+            else:
+                units.read += consumed
+
+        client.meta.events.register("provide-client-params.dynamodb.*", ask)
+        client.meta.events.register("after-call.dynamodb.*", count)
+        return lambda name: DynamoTable(client, self._prefix + name)
+
+
+def services_in(folder: Path, units: Units, model: SlowModel, counted: Counted) -> Services:
+    table, blobs, clock = counted(folder, units), FolderBlobs(folder / "blobs"), SystemClock()
     log = table("events")
     stores = {
         "agents": Turns("agents", table("turns"), log, blobs),
@@ -214,11 +261,11 @@ def services_in(folder: Path, units: Units, model: SlowModel) -> Services:
     return made
 
 
-async def response(model_seconds: float, rounds: int, *, background: bool = False) -> Units:
+async def response(counted: Counted, model_seconds: float, rounds: int, *, background: bool = False) -> Units:
     """The units of one response whose model asks for a server tool in so many rounds before it answers."""
     units = Units(requests=1, invocations=1)
     with tempfile.TemporaryDirectory() as folder:
-        services = services_in(Path(folder), units, SlowModel(model_seconds, rounds))
+        services = services_in(Path(folder), units, SlowModel(model_seconds, rounds), counted)
         server = {
             "type": "mcp",
             "server_label": "s",
@@ -238,11 +285,11 @@ async def response(model_seconds: float, rounds: int, *, background: bool = Fals
     return units
 
 
-async def idle_sweep() -> Units:
+async def idle_sweep(counted: Counted) -> Units:
     """The units of one run of the sweeper with nothing to do."""
     units = Units(invocations=1, seconds=SWEEP_SECONDS)
     with tempfile.TemporaryDirectory() as folder:
-        services = services_in(Path(folder), units, SlowModel(0, 0))
+        services = services_in(Path(folder), units, SlowModel(0, 0), counted)
         await sweep(services.engine)
         await dispose_due(services)
     return units
@@ -256,20 +303,20 @@ def idle_month(sweeping: Units) -> float:
 
 def line(what: str, units: Units) -> str:
     return (
-        f"| {what} | {units.requests} | {units.invocations} | {units.seconds:.1f} | {units.written} | {units.read:g} "
+        f"| {what} | {units.requests} | {units.invocations} | {units.seconds:.1f} | {units.written:g} | {units.read:g} "
         f"| {units.transitions} | {units.price * 1000:.3f} |"
     )
 
 
-async def measured(model_seconds: float) -> str:
+async def measured(counted: Counted, model_seconds: float) -> str:
     cases = {
-        "plain response": response(model_seconds, 0),
-        "plain response in the background": response(model_seconds, 0, background=True),
-        "three rounds of a server tool": response(model_seconds, 3),
-        "the same in the background": response(model_seconds, 3, background=True),
+        "plain response": response(counted, model_seconds, 0),
+        "plain response in the background": response(counted, model_seconds, 0, background=True),
+        "three rounds of a server tool": response(counted, model_seconds, 3),
+        "the same in the background": response(counted, model_seconds, 3, background=True),
     }
     found = dict(zip(cases, await asyncio.gather(*cases.values()), strict=True))
-    sweeping = await idle_sweep()
+    sweeping = await idle_sweep(counted)
     rows = [line(what, units) for what, units in found.items()] + [line("one idle sweep", sweeping)]
     head = "| | requests | Lambda runs | Lambda s | write units | read units | transitions | USD per 1,000 |"
     table = "\n".join([head, "|---|---|---|---|---|---|---|---|", *rows])
@@ -279,7 +326,10 @@ async def measured(model_seconds: float) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model-seconds", type=float, default=2.0)
-    print(asyncio.run(measured(parser.parse_args().model_seconds)))
+    parser.add_argument("--dynamodb", action="store_true", help="count what DynamoDB says that it consumed")
+    given = parser.parse_args()
+    with ByDynamoDB() if given.dynamodb else nullcontext(by_bytes) as counted:
+        print(asyncio.run(measured(counted, given.model_seconds)))
 
 
 if __name__ == "__main__":
