@@ -256,6 +256,8 @@ class SteppedOrchestrator:
         """Wait for all executions to end."""
         while self._running:
             await asyncio.gather(*self._running)
+            # They are taken off in the loop's next round, which does not come where nothing had to be waited for.
+            await asyncio.sleep(0)
 
     async def _execute(self, state: Mapping[str, Any]) -> None:
         assert self.engine is not None
