@@ -87,7 +87,9 @@ def test_to_revoke_what_is_not_there_fails(run: Run) -> None:
     assert "0123" in run("revoke", "0123", status=1)
 
 
-@pytest.mark.parametrize("wrong", [("--owner", ""), ("--owner", "me", "--days", "0")])
+@pytest.mark.parametrize(
+    "wrong", [("--owner", ""), ("--owner", "me", "--days", "0"), ("--owner", "me", "--days", "9999999")]
+)
 def test_what_makes_no_key_says_why(wrong: tuple[str, ...], run: Run) -> None:
     assert run("create", *wrong, status=1)
     assert len(run("list").splitlines()) == 1

@@ -20,6 +20,7 @@ LEEWAY = 60
 """By how many seconds the clock of a token's issuer may differ from ours."""
 ANYONE = "default"
 """The owner where no credential is asked for."""
+_MOST_DAYS = 36_500
 _OWNER_BYTES = 1024  # of the 2048 in a key of DynamoDB, where owners stand quoted
 
 
@@ -87,8 +88,8 @@ async def create_key(
     """Make a key for the owner and give its text, which is kept nowhere. Raises InvalidRequest."""
     if not is_owner(owner):
         raise InvalidRequest("An owner is named by printable characters, some hundred at most", param="owner")
-    if days is not None and days < 1:
-        raise InvalidRequest("A key is good for one day at least", param="days")
+    if days is not None and not 1 <= days <= _MOST_DAYS:
+        raise InvalidRequest(f"A key is good for 1 to {_MOST_DAYS} days", param="days")
     now = clock.now()
     created = now // 1_000_000
     key_id, secret = new_key_id(now, entropy), new_secret(entropy)
