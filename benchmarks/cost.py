@@ -5,8 +5,8 @@
 Every case runs in real time against a model that answers after so many seconds. Units of DynamoDB are counted from the
 bytes of each row that is read or written, by the rules of on-demand tables; with `--dynamodb` they are what DynamoDB
 itself calls consumed, in the account or at the AWS_ENDPOINT_URL of the environment, in tables that are made for it and
-deleted afterwards (emulators do not count as AWS does). Transitions are the states that the definition enters; Lambda's
-time is that of the request and of each task.
+deleted afterwards. Transitions are the states that the definition enters; Lambda's time is that of the request and of
+each task.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ import argparse
 import asyncio
 import math
 import tempfile
+import threading
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from turnloom.adapters.blobs import FolderBlobs
 from turnloom.adapters.clock import SystemClock, random_bits
@@ -30,7 +31,18 @@ from turnloom.adapters.sqlite import SqliteDatabase
 from turnloom.engine.engine import Brief, Engine
 from turnloom.engine.scene import World
 from turnloom.engine.takeover import sweep
-from turnloom.ports import Chunk, Condition, Finished, ModelRequest, Page, Row, Table, TextChunk, Version
+from turnloom.ports import (
+    Chunk,
+    Condition,
+    ConditionFailed,
+    Finished,
+    ModelRequest,
+    Page,
+    Row,
+    Table,
+    TextChunk,
+    Version,
+)
 from turnloom.storage import INDEXES
 from turnloom.store.agents import Agents, Sessions
 from turnloom.store.claims import Claims
@@ -53,6 +65,9 @@ from turnloom.usecases.callers import Caller
 from turnloom.usecases.disposal import dispose_due
 from turnloom.usecases.responses import ResponseRequest, create_response
 from turnloom.usecases.services import Services
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
 
 PRICES_OF = "November 2026, us-east-1, USD, without any free tier"
 API_REQUEST = 3.50e-6
@@ -81,7 +96,7 @@ class Units:
     requests: int = 0
     invocations: int = 0
     seconds: float = 0.0
-    written: float = 0
+    written: float = 0.0
     read: float = 0.0
     transitions: int = 0
 
@@ -99,50 +114,78 @@ Counted = Callable[[Path, Units], Tables]
 
 @dataclass
 class MeteredTable:
-    """A table that counts units as DynamoDB does: a write for each KB, and for each index whose keys it changes."""
+    """A table that counts units as DynamoDB does, which rounds up each item that is written or got, and each query.
+
+    https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/read-write-operations.html
+    """
 
     table: Table
     units: Units
-    indexes: dict[tuple[str, str], Mapping[str, tuple[str, str]]] = field(default_factory=dict)
 
     async def get(self, partition: str, sort: str) -> Row | None:
         row = await self.table.get(partition, sort)
-        self._count_read([row] if row else [])
+        self.units.read += read_units(size(row))
         return row
 
     async def get_many(self, keys: Sequence[tuple[str, str]]) -> list[Row]:
         rows = await self.table.get_many(keys)
-        for row in rows:
-            self._count_read([row])
+        found = {(row.partition, row.sort): row for row in rows}
+        self.units.read += sum(read_units(size(found.get(key))) for key in set(keys))
         return rows
 
     async def put(self, row: Row, when: Condition | None = None) -> None:
-        before = self.indexes.get((row.partition, row.sort), {})
-        self.indexes[row.partition, row.sort] = row.indexes
-        changed = [name for name in {*before, *row.indexes} if before.get(name) != row.indexes.get(name)]
-        # An entry of an index that moves is deleted and written.
-        entries = sum((name in before) + (name in row.indexes) for name in changed)
-        self.units.written += math.ceil(size(row) / 1024) + entries
-        await self.table.put(row, when)
+        async with self._write(row.partition, row.sort, row):
+            await self.table.put(row, when)
 
     async def delete(self, partition: str, sort: str, when: Version | None = None) -> None:
-        self.units.written += 1 + len(self.indexes.pop((partition, sort), {}))
-        await self.table.delete(partition, sort, when)
+        async with self._write(partition, sort, None):
+            await self.table.delete(partition, sort, when)
 
     async def query(self, partition: str, **bounds: Any) -> Page:
         page = await self.table.query(partition, **bounds)
-        self._count_read(page.rows, half=bounds.get("index") is not None)
+        if bounds.get("index") is None:
+            self.units.read += read_units(sum(map(size, page.rows)))
+        else:
+            # Half of it for the index, which is not read consistently; then each row is got from the table.
+            self.units.read += read_units(sum(map(size_of_keys, page.rows))) / 2
+            self.units.read += sum(read_units(size(row)) for row in page.rows)
         return page
 
-    def _count_read(self, rows: Sequence[Row], *, half: bool = False) -> None:
-        units = max(1, math.ceil(sum(map(size, rows)) / 4096))
-        self.units.read += units / 2 if half else units
+    @asynccontextmanager
+    async def _write(self, partition: str, sort: str, outcome: Row | None) -> AsyncGenerator[None]:
+        """Count the write that is made within; one whose condition fails costs what it has met."""
+        before = await self.table.get(partition, sort)
+        try:
+            yield
+        except ConditionFailed:
+            self.units.written += write_units(before, before)
+            raise
+        self.units.written += write_units(before, outcome)
 
 
-def size(row: Row) -> int:
-    """The bytes of the item, names of attributes included."""
-    keys = sum(len(text) for place in row.indexes.values() for text in place) + 20 * len(row.indexes)
-    return len(row.partition) + len(row.sort) + len(dump(row.value).encode()) + keys + 16
+def read_units(total: int) -> int:
+    """The units of a consistent read of so many bytes, even of none."""
+    return max(1, math.ceil(total / 4096))
+
+
+def write_units(before: Row | None, after: Row | None) -> int:
+    """The units of a write that finds the row `before`, and one for each entry of an index that goes or comes."""
+    gone, come = (set(row.indexes.items()) if row else set() for row in (before, after))
+    return max(1, math.ceil(max(size(before), size(after)) / 1024)) + len(gone ^ come)
+
+
+def size(row: Row | None) -> int:
+    """The bytes of the item, names of attributes included; a number takes one, and one for two digits."""
+    if row is None:
+        return 0
+    expiry = len("ttl") + 6 if row.expires is not None else 0
+    return size_of_keys(row) + len("v") + len(dump(row.value).encode()) + len("n") + 2 + expiry
+
+
+def size_of_keys(row: Row) -> int:
+    """The bytes of its keys in the table and in its indexes."""
+    places = {"": (row.partition, row.sort)} | {f"{name}_": place for name, place in row.indexes.items()}
+    return sum(len(f"{prefix}pk{partition}{prefix}sk{sort}".encode()) for prefix, (partition, sort) in places.items())
 
 
 class CountingOrchestrator(SteppedOrchestrator):
@@ -193,39 +236,46 @@ def by_bytes(folder: Path, units: Units) -> Tables:
     return lambda name: MeteredTable(database.table(name), units)
 
 
-class ByDynamoDB:
-    """Tables of DynamoDB, for as long as the context lasts; what is consumed is what each answer says."""
+@contextmanager
+def by_dynamodb() -> Iterator[Counted]:
+    """Tables of DynamoDB, deleted in the end, whose units are what each answer says."""
+    client = dynamodb_client()
+    prefix = f"turnloom-cost-{uuid.uuid4().hex[:8]}-"
 
-    def __init__(self) -> None:
-        self._prefix = f"turnloom-cost-{uuid.uuid4().hex[:8]}-"
+    def counted(_folder: Path, units: Units) -> Tables:
+        metered = dynamodb_client()
+        count_consumed(metered, units)
+        return lambda name: DynamoTable(metered, prefix + name)
 
-    def __enter__(self) -> ByDynamoDB:
-        create_tables(dynamodb_client(), {self._prefix + name: indexes for name, indexes in INDEXES.items()})
-        return self
+    with ExitStack() as made:
+        for name, indexes in INDEXES.items():
+            create_tables(client, {prefix + name: indexes})
+            made.callback(client.delete_table, TableName=prefix + name)
+        yield counted
 
-    def __exit__(self, *_: object) -> None:
-        client = dynamodb_client()
-        for name in INDEXES:
-            client.delete_table(TableName=self._prefix + name)
 
-    def __call__(self, _folder: Path, units: Units) -> Tables:
-        client = dynamodb_client()
+def count_consumed(client: DynamoDBClient, units: Units) -> None:
+    """Let the client ask for the capacity that each call consumes, and add it up.
 
-        def ask(params: dict[str, Any], model: Any, **_: Any) -> None:
-            if "ReturnConsumedCapacity" in model.input_shape.members:
-                params["ReturnConsumedCapacity"] = "TOTAL"
+    A write whose condition fails is not in it: DynamoDB bills that, but says nothing of it in the error.
+    """
+    one_at_a_time = threading.Lock()  # calls run in threads
 
-        def count(parsed: dict[str, Any], model: Any, **_: Any) -> None:
-            given = parsed.get("ConsumedCapacity", [])
-            consumed = sum(each["CapacityUnits"] for each in (given if isinstance(given, list) else [given]))
+    def ask(params: dict[str, Any], model: Any, **_: Any) -> None:
+        if "ReturnConsumedCapacity" in model.input_shape.members:
+            params["ReturnConsumedCapacity"] = "TOTAL"
+
+    def count(parsed: dict[str, Any], model: Any, **_: Any) -> None:
+        given = parsed.get("ConsumedCapacity", [])
+        consumed = sum(each["CapacityUnits"] for each in (given if isinstance(given, list) else [given]))
+        with one_at_a_time:
             if model.name in ("PutItem", "DeleteItem"):
                 units.written += consumed
             else:
                 units.read += consumed
 
-        client.meta.events.register("provide-client-params.dynamodb.*", ask)
-        client.meta.events.register("after-call.dynamodb.*", count)
-        return lambda name: DynamoTable(client, self._prefix + name)
+    client.meta.events.register("provide-client-params.dynamodb.*", ask)
+    client.meta.events.register("after-call.dynamodb.*", count)
 
 
 def services_in(folder: Path, units: Units, model: SlowModel, counted: Counted) -> Services:
@@ -328,7 +378,7 @@ def main() -> None:
     parser.add_argument("--model-seconds", type=float, default=2.0)
     parser.add_argument("--dynamodb", action="store_true", help="count what DynamoDB says that it consumed")
     given = parser.parse_args()
-    with ByDynamoDB() if given.dynamodb else nullcontext(by_bytes) as counted:
+    with by_dynamodb() if given.dynamodb else nullcontext(by_bytes) as counted:
         print(asyncio.run(measured(counted, given.model_seconds)))
 
 
