@@ -19,7 +19,7 @@ from turnloom.domain.turn import Turn
 from turnloom.engine.journal import AHEAD_EVENTS, Journal
 from turnloom.ports import Finished, ModelRequest, TextChunk
 from turnloom.store import codec
-from turnloom.store.keys import INLINE_BYTES
+from turnloom.store.large import INLINE_BYTES, pack
 from turnloom.store.turns import Place, Record, Unstored
 from turnloom.testing import USAGE, FrozenClock
 from turnloom.usecases import agents
@@ -80,10 +80,10 @@ async def test_a_batch_of_larger_events_is_one_that_a_row_holds(delta: Delta) ->
     batches = Batches()
     journal = journal_over(batches)
     events = [Delta("text", delta.text, delta.logprobs)] * AHEAD_EVENTS
-    assert len(codec.pack(codec.dump(events))) > INLINE_BYTES
+    assert len(pack(codec.dump(events))) > INLINE_BYTES
     await note(journal, events)
     await journal.flush()
-    assert max(len(codec.pack(codec.dump(batch))) for batch in batches.written) <= INLINE_BYTES
+    assert max(len(pack(codec.dump(batch))) for batch in batches.written) <= INLINE_BYTES
     assert sum(map(len, batches.written)) == AHEAD_EVENTS
 
 

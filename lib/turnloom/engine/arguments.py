@@ -36,19 +36,21 @@ class Arguments:
     def _closes(self, fragment: str) -> bool:
         """Whether what was opened first is closed in this fragment."""
         for found in _MARK.finditer(fragment):
-            place, mark = found.start(), found[0]
-            if place == self._escaped:
-                continue
-            if mark == "\\":
-                self._escaped = place + 1
-            elif mark == '"':
-                self._quoted = not self._quoted
-            elif not self._quoted:
-                self._depth += 1 if mark in "{[" else -1
-                if self._depth <= 0:
-                    return True
+            if found.start() != self._escaped and self._ends_with(found[0], found.start()):
+                return True
         # The escaped character may be the first of the next fragment.
         self._escaped = 0 if self._escaped == len(fragment) else -1
+        return False
+
+    def _ends_with(self, mark: str, place: int) -> bool:
+        """Whether this mark, at its place in the fragment, closes what was opened first."""
+        if mark == "\\":
+            self._escaped = place + 1
+        elif mark == '"':
+            self._quoted = not self._quoted
+        elif not self._quoted:
+            self._depth += 1 if mark in "{[" else -1
+            return self._depth <= 0
         return False
 
 

@@ -7,8 +7,8 @@ import json
 from turnloom.domain.agent import Agent, Session
 from turnloom.domain.message import JSON
 from turnloom.ports import Blobs, Row, Table
-from turnloom.store.codec import pack
-from turnloom.store.keys import INLINE_BYTES, partition
+from turnloom.store.keys import partition
+from turnloom.store.large import INLINE_BYTES, pack
 
 TOMBSTONE_SECONDS = 3600
 """How long a deletion is remembered, so that repeating it is no error."""
@@ -46,7 +46,7 @@ class Agents:
         # First, so that who comes again after a crash finds the row that names it: without it there is no agent.
         if row is not None and "blob" in row.value:
             await self._blobs.delete(row.value["blob"])
-        return await bury(self._table, partition(owner), agent_id, now)
+        return await _hide(self._table, row, now)
 
     async def _agent(self, row: Row) -> Agent | None:
         """The agent of the row, None for one that is being deleted."""
@@ -78,7 +78,8 @@ class Sessions:
 
     async def bury(self, owner: str, agent_id: str, session_id: str, now: int) -> bool:
         """Hide the session from now on; whether there is, or lately was, such a session."""
-        return await bury(self._table, partition(owner, agent_id), session_id, now)
+        row = await self._table.get(partition(owner, agent_id), session_id)
+        return await _hide(self._table, row, now)
 
 
 async def every(table: Table, key: str) -> list[Row]:
@@ -93,11 +94,11 @@ async def every(table: Table, key: str) -> list[Row]:
         after = page.rows[-1].sort
 
 
-async def bury(table: Table, key: str, sort: str, now: int) -> bool:
+async def _hide(table: Table, row: Row | None, now: int) -> bool:
     """Put a tombstone in the row's place; whether there was a row or a tombstone."""
-    row = await table.get(key, sort)
     if row is not None and not is_tombstone(row):
-        await table.put(Row(key, sort, {"deleted_at": now}, expires=now // 1_000_000 + TOMBSTONE_SECONDS))
+        expires = now // 1_000_000 + TOMBSTONE_SECONDS
+        await table.put(Row(row.partition, row.sort, {"deleted_at": now}, expires=expires))
     return row is not None
 
 

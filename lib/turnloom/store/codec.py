@@ -6,7 +6,6 @@ the stored turn has the same frames under the same numbers.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import MISSING, fields
 from itertools import groupby
@@ -83,15 +82,6 @@ def load(packed: Iterable[JSON], *, merged: bool = False) -> Iterator[Event]:
         else:
             kind = _TAGS[tag]
             yield kind(*(read(value) for read, value in zip(_READERS[kind], values, strict=False)))
-
-
-def pack(value: JSON) -> bytes:
-    """JSON for a blob, as many bytes as a table would take for it: UTF-8, or escapes where UTF-8 cannot carry it."""
-    try:
-        return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
-    except UnicodeEncodeError:
-        # Half of a surrogate pair: models do write such.
-        return json.dumps(value, separators=(",", ":")).encode()
 
 
 def _pack_run(block: str, run: list[Delta]) -> JSON:

@@ -1,14 +1,8 @@
-"""Every key starts with the owner: what belongs to someone else cannot even be named.
-
-And how much goes into what is named so.
-"""
+"""Every key starts with the owner: what belongs to someone else cannot even be named."""
 
 from __future__ import annotations
 
 from urllib.parse import quote, unquote
-
-INLINE_BYTES = 300_000
-"""What a row may hold of what can be large; DynamoDB ends at 400 KB, and the rest of the row needs room."""
 
 
 def partition(owner: str, *parts: str) -> str:

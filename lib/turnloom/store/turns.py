@@ -30,7 +30,8 @@ from turnloom.domain.message import JSON
 from turnloom.domain.turn import Turn, fold
 from turnloom.ports import Absent, Blobs, Condition, ConditionFailed, Row, Table, Version
 from turnloom.store import codec
-from turnloom.store.keys import INLINE_BYTES, partition, place_in_thread, split
+from turnloom.store.keys import partition, place_in_thread, split
+from turnloom.store.large import INLINE_BYTES, pack
 
 LOG_SECONDS = 24 * 3600
 REMEMBERED = 2048
@@ -282,7 +283,7 @@ class Turns:
         dumped = codec.dump(events)
         # Only what is long by any measure is worth writing out twice to know its size: escaped, a character takes 12.
         if len(events) > 200 or len(str(dumped)) > INLINE_BYTES // 12:
-            packed = codec.pack(dumped)
+            packed = pack(dumped)
             if len(packed) > INLINE_BYTES:
                 blob = key()
                 await self._blobs.put(blob, packed)

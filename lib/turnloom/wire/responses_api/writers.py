@@ -6,6 +6,7 @@ their numbers; the encoder counts.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 from turnloom.domain.event import Delta, ToolCompleted
@@ -23,7 +24,7 @@ def frame(kind: str, **fields: JSON) -> Frame:
     return {"type": f"response.{kind}", "sequence_number": 0, **fields}
 
 
-class Writer:
+class Writer(ABC):
     """An item being told. `item` is the finished item once its last frame is out.
 
     `blocks` names the deltas that go into it.
@@ -40,16 +41,16 @@ class Writer:
         """Open the item, empty."""
         return [frame("output_item.added", output_index=self.position, item=self._empty())]
 
+    @abstractmethod
     def add(self, delta: Delta) -> list[Frame]:
         """Tell what the model added; the delta's block is one of `blocks`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def end(self, whole: bool, *, cut: bool = False) -> list[Frame]:
         """Close what the model wrote; `cut` says that a crash ended it, and the model is asked again."""
-        raise NotImplementedError
 
-    def _empty(self) -> Item:
-        raise NotImplementedError
+    @abstractmethod
+    def _empty(self) -> Item: ...
 
     def _frame(self, kind: str, **fields: JSON) -> Frame:
         return frame(kind, item_id=self.id, output_index=self.position, **fields)
