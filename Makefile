@@ -35,7 +35,8 @@ build: .venv-sam/.installed  ## what `sam deploy` uploads, into .aws-sam/build; 
 	@SAM_CLI_TELEMETRY=0 .venv-sam/bin/sam build --config-file infra/samconfig.toml
 	@if [ -n "$(WARM)" ]; then $(BIN)/python -m infra.warm "$(WARM)"; fi
 	@echo "The layer takes $$(find .aws-sam/build/Library -type f -exec cat {} + | wc -c) bytes unzipped."
-	@echo "To deploy: .venv-sam/bin/sam deploy --config-file infra/samconfig.toml"
+	@test -e samconfig.toml || cp infra/samconfig.toml samconfig.toml
+	@echo "To deploy: .venv-sam/bin/sam deploy --guided"
 
 test-build: build $(STAMP)  ## run what was built as Lambda would run it; the layer once more, for this machine
 	@$(MAKE) --no-print-directory -f lib/Makefile native ARTIFACTS_DIR=.aws-sam/native

@@ -77,11 +77,12 @@ WRITE_UNIT = 0.625e-6
 READ_UNIT = 0.125e-6
 TRANSITION = 25e-6
 SECRET_MONTH = 0.40
-ALARM_MONTH = 0.10
-SEVERAL_METRICS_ALARM_MONTH = 0.20
+ALARM_MONTH = 0.10  # for each metric that it watches
 METRIC_MONTH = 0.30
 DASHBOARD_MONTH = 3.00
 
+ALARM_METRICS = 23
+"""What the alarms of template.yaml watch."""
 MEMORY_GB = 1.0
 MINUTES_OF_A_MONTH = 30 * 24 * 60
 SWEEP_SECONDS = 0.15
@@ -347,8 +348,7 @@ async def idle_sweep(counted: Counted) -> Units:
 
 def idle_month(sweeping: Units) -> float:
     """The price of a month in which nobody asks anything: secrets, alarms, a dashboard, the sweeper."""
-    alarms = 5 * ALARM_MONTH + 3 * SEVERAL_METRICS_ALARM_MONTH
-    return 2 * SECRET_MONTH + alarms + DASHBOARD_MONTH + MINUTES_OF_A_MONTH * sweeping.price
+    return 2 * SECRET_MONTH + ALARM_METRICS * ALARM_MONTH + DASHBOARD_MONTH + MINUTES_OF_A_MONTH * sweeping.price
 
 
 def line(what: str, units: Units) -> str:

@@ -69,6 +69,13 @@ class Deployment:
                 SourceTableName=table, TargetTableName=target, UseLatestRestorableTime=True
             )
 
+    def left_over(self) -> dict[str, str]:
+        """A bucket and a secret such as an earlier stack leaves, as the parameters that name them."""
+        name = f"{STACK}-before"
+        self.emulator.client("s3").create_bucket(Bucket=name)
+        made = self.emulator.client("secretsmanager").create_secret(Name=name, SecretString="s" * 64)
+        return {"BucketName": name, "SealSecretArn": made["ARN"]}
+
     def change(self, **parameters: str) -> None:
         """Deploy again with these parameters changed; raises RuntimeError with what `sam` said."""
         deploy(self.emulator, **parameters)
@@ -88,9 +95,10 @@ class Deployment:
             raise RuntimeError(f"{logical_id} failed: {payload}")
         return payload
 
-    def objects(self) -> list[str]:
-        """The keys of all objects in the bucket."""
-        pages = self.emulator.client("s3").get_paginator("list_objects_v2").paginate(Bucket=self.resource("Bucket"))
+    def objects(self, bucket: str | None = None) -> list[str]:
+        """The keys of all objects in a bucket, by default the stack's own."""
+        listed = self.emulator.client("s3").get_paginator("list_objects_v2")
+        pages = listed.paginate(Bucket=bucket or self.resource("Bucket"))
         return [found["Key"] for page in pages for found in page.get("Contents", ())]
 
     def errors(self) -> list[str]:

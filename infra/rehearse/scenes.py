@@ -237,7 +237,7 @@ def operation(stage: Stage) -> Generator[str, None, None]:
 
 
 def restoration(stage: Stage) -> Generator[str, None, None]:
-    """Tables are restored, and used in place of the stack's own."""
+    """Tables are restored, and used in place of the stack's own, as are a bucket and a secret of an earlier stack."""
     of = stage.openai.responses
     yield "tables are restored as they were, and what came later is not in them"
     stage.upstream.say("Kept.")
@@ -245,11 +245,18 @@ def restoration(stage: Stage) -> Generator[str, None, None]:
     stage.deployment.restore("restored-")
     of.delete(kept.id)
     yield "they are deployed in place of the stack's own, with nothing else changed"
-    stage.deployment.change(TablesPrefix="restored-")
+    before = stage.deployment.left_over()
+    stage.deployment.change(TablesPrefix="restored-", **before)
     expect(of.retrieve(kept.id).output_text, "Kept.")
     yield "what follows is written there"
     stage.upstream.say("Going on.")
     expect(of.create(model=MODEL, input="And now?", previous_response_id=kept.id).output_text, "Going on.")
+    yield "what no row can hold is written to the other bucket and read from there"
+    stage.upstream.say("Large.")
+    large = of.create(model=MODEL, input="x" * 500_000)
+    [blob] = stage.deployment.objects(before["BucketName"])
+    expect((blob.split("/")[0], stage.deployment.objects()), ("kept", []))
+    expect(of.retrieve(large.id).output_text, "Large.")
 
 
 SCENES: tuple[Scene, ...] = (neighbours, callers, agents, responses, background, conversations, operation, restoration)

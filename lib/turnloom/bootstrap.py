@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from turnloom.adapters.clock import SystemClock, random_bits
-from turnloom.adapters.guard import Guard
+from turnloom.adapters.guard import Guard, hosts_in
 from turnloom.adapters.logs import structured
 from turnloom.adapters.meter import EmbeddedMeter
 from turnloom.adapters.openai_model import OpenAIModel
@@ -94,7 +94,7 @@ def _service(env: dict[str, str]) -> str:
 
 def _world(env: dict[str, str], local: bool) -> World:
     clock = SystemClock()
-    guard = Guard(allow_loopback=local, allow_hosts=frozenset(filter(None, env.get("TURNLOOM_HOSTS", "").split(","))))
+    guard = Guard(allow_loopback=local, allow_hosts=hosts_in(env.get("TURNLOOM_HOSTS", "")))
     model = OpenAIModel(
         env.get("OPENAI_BASE_URL") or "https://api.openai.com/v1",
         _upstream_key(env),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from functools import cache
@@ -25,7 +26,10 @@ def admit(event: Mapping[str, Any]) -> dict[str, Any]:
 @cache
 def authorization() -> Authorization:
     """The authorization of this process, by its environment."""
-    return build(dict(os.environ))
+    env = dict(os.environ)
+    # Lines of the authorizer are made JSON by Lambda itself, which takes less time to start than our own format.
+    logging.getLogger("turnloom").setLevel(env.get("TURNLOOM_LOG_LEVEL", "INFO"))
+    return build(env)
 
 
 def build(env: dict[str, str]) -> Authorization:
@@ -49,17 +53,17 @@ def api_keys(env: dict[str, str]) -> ApiKeys:
 
 
 def _trust(env: dict[str, str]) -> Trust:
-    from turnloom.adapters.guard import Guard
+    from turnloom.adapters.guard import Guard, hosts_in
     from turnloom.adapters.jwks import Jwks
     from turnloom.adapters.tokens import IssuedTokens
 
     issuer = env.get("TURNLOOM_JWT_ISSUER", "")
-    audiences = list(filter(None, env.get("TURNLOOM_JWT_AUDIENCE", "").split(",")))
+    audiences = [name.strip() for name in env.get("TURNLOOM_JWT_AUDIENCE", "").split(",") if name.strip()]
     if not issuer or not audiences:
         raise ValueError("Tokens need TURNLOOM_JWT_ISSUER and TURNLOOM_JWT_AUDIENCE")
     guard = Guard(
         allow_loopback="TURNLOOM_TABLES_PREFIX" not in env,
-        allow_hosts=frozenset(filter(None, env.get("TURNLOOM_HOSTS", "").split(","))),
+        allow_hosts=hosts_in(env.get("TURNLOOM_HOSTS", "")),
         https_only=True,
     )
     jwks = Jwks(guard, SystemClock(), issuer, env.get("TURNLOOM_JWT_JWKS_URL", ""))

@@ -21,7 +21,7 @@ from starlette.routing import Route
 from tests.server import LoopbackServer
 from tests.upstream import Signal
 
-from turnloom.adapters.guard import Guard, Unresolvable
+from turnloom.adapters.guard import Guard, Unresolvable, hosts_in
 from turnloom.adapters.tools.pinned import PinnedTransport
 from turnloom.domain.errors import InvalidRequest
 
@@ -182,6 +182,10 @@ async def test_a_host_on_the_list_may_be_anywhere_and_no_other_may() -> None:
     for other in ("https://more.tools.internal/", "https://10.0.0.1/"):
         with pytest.raises(InvalidRequest):
             await guard.check(other)
+
+
+def test_a_list_of_hosts_may_be_written_with_spaces_capitals_and_a_last_dot() -> None:
+    assert hosts_in(" Tools.Internal, , other.internal. ,") == {"tools.internal", "other.internal"}
 
 
 async def test_http_can_be_ruled_out() -> None:

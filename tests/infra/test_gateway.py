@@ -10,7 +10,8 @@ from starlette.testclient import TestClient
 
 from turnloom import bootstrap
 from turnloom.local import template
-from turnloom.local.gateway import gateway
+from turnloom.local.gateway import LocalNames, gateway
+from turnloom.local.hosts import is_loopback
 
 
 @pytest.fixture(scope="module")
@@ -51,3 +52,20 @@ def test_every_route_of_the_template_is_served_by_its_own_function(client: TestC
 def test_another_spelling_of_a_path_is_another_path(client: TestClient) -> None:
     answer = client.get("/v1/agents/", follow_redirects=False)
     assert answer.status_code == 404 and answer.headers["x-request-id"]
+
+
+@pytest.mark.parametrize("host", ["rebound.example", "rebound.example:8321", "localhost.example", "127.0.0.1.example"])
+def test_another_machines_name_is_refused_where_nobody_needs_a_credential(client: TestClient, host: str) -> None:
+    answer = TestClient(LocalNames(client.app)).get("/v1/agents", headers={"host": host})
+    assert answer.status_code == answer.json()["status"] == 403
+    assert "names of this machine" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("host", ["localhost:8321", "127.0.0.1:8321", "[::1]:8321", "app.localhost", "192.0.2.1"])
+def test_an_address_or_a_name_that_nobody_can_register_is_this_machines_own(client: TestClient, host: str) -> None:
+    assert TestClient(LocalNames(client.app)).get("/v1/agents", headers={"host": host}).status_code == 200
+
+
+def test_only_this_machine_reaches_loopback() -> None:
+    assert all(map(is_loopback, ("127.0.0.1", "localhost", "::1")))
+    assert not any(map(is_loopback, ("0.0.0.0", "::", "192.0.2.1", "laptop.example")))

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from benchmarks.cost import ALARM_METRICS
 
 from turnloom.adapters.meter import NAMESPACE, EmbeddedMeter
 from turnloom.domain.event import InferenceCompleted, TakenOver, ToolCompleted, TurnCancelled, TurnCompleted, TurnFailed
@@ -59,7 +60,7 @@ def test_alarms_watch_metrics_that_turns_put(resources: dict[str, Any], put: set
 def test_the_dashboard_shows_metrics_that_turns_put(
     resources: dict[str, Any], put: set[tuple[str, frozenset[str]]]
 ) -> None:
-    body = json.loads(resources["AWS::CloudWatch::Dashboard"]["Dashboard"]["DashboardBody"]["Fn::Sub"])
+    body = json.loads(resources["AWS::CloudWatch::Dashboard"]["Dashboard"]["DashboardBody"]["Fn::Sub"][0])
     shown = [metric for widget in body["widgets"] for metric in widget["properties"]["metrics"]]
     direct = {(m[1], frozenset(m[2::2])) for m in shown if m[0] == NAMESPACE}
     searched = {
@@ -69,6 +70,35 @@ def test_the_dashboard_shows_metrics_that_turns_put(
         and (found := re.search(r'\{Turnloom,([^}]*)\} MetricName="(\w+)"', m[0]["expression"]))
     }
     assert direct and searched and direct | searched <= put
+
+
+def test_throttles_are_watched_of_every_task_and_of_the_tables_in_use(resources: dict[str, Any]) -> None:
+    watched = resources["AWS::CloudWatch::Alarm"]
+    functions = {name["Ref"] for name in dimensions_of(watched["TasksThrottled"])}
+    assert functions == {f.name for f in template.functions() if f.folder.startswith("turn_")} - {"TurnSweep"}
+    prefix = resources["AWS::Lambda::Function"]["TurnSweep"]["Environment"]["Variables"]["TURNLOOM_TABLES_PREFIX"]
+    tables = [name["Fn::Sub"] for name in dimensions_of(watched["TablesThrottled"])]
+    assert all(given == {"Prefix": prefix} for _, given in tables)
+    assert {text.removeprefix("${Prefix}") for text, _ in tables} == {"responses", "turns", "events"}
+
+
+def test_an_execution_that_ends_without_success_is_told_of_however_it_ended(resources: dict[str, Any]) -> None:
+    metrics = [stat["Metric"]["MetricName"] for stat in stats(resources["AWS::CloudWatch::Alarm"]["TurnsLost"])]
+    assert metrics == ["ExecutionsFailed", "ExecutionsTimedOut", "ExecutionsAborted"]
+
+
+def test_what_alarms_cost_is_counted(resources: dict[str, Any]) -> None:
+    """CloudWatch wants so much for each metric that an alarm watches."""
+    assert sum(len(list(stats(a))) or 1 for a in resources["AWS::CloudWatch::Alarm"].values()) == ALARM_METRICS
+
+
+def stats(alarm: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The metrics that an alarm adds up."""
+    yield from (metric["MetricStat"] for metric in alarm.get("Metrics", ()) if "MetricStat" in metric)
+
+
+def dimensions_of(alarm: dict[str, Any]) -> list[Any]:
+    return [dimension["Value"] for stat in stats(alarm) for dimension in stat["Metric"]["Dimensions"]]
 
 
 def test_an_alarm_tells_somebody_if_there_is_somebody_to_tell(resources: dict[str, Any]) -> None:

@@ -59,6 +59,8 @@ def _resource(params: Mapping[str, Any]) -> str:
         return str(table)
     if "TableName" in params:
         return params["TableName"] + (f"/index/{params['IndexName']}" if "IndexName" in params else "")
+    if "Key" in params:
+        return f"{params['Bucket']}/{params['Key']}"
     return str(params.get("Bucket") or params.get("SecretId") or params.get("stateMachineArn"))
 
 
@@ -84,8 +86,8 @@ def _names(statement: dict[str, Any]) -> Iterator[str]:
         table = re.search(r":table/\$\{Prefix\}([\w/*]+)", text)
         if table is not None:
             yield PREFIX + table[1]
-        elif "Bucket" in text:
-            yield BUCKET
+        elif blobs := re.search(r":s3:::\$\{Bucket\}([\w/*]*)", text):
+            yield BUCKET + blobs[1]
         elif "stateMachine" in text:
             yield MACHINE
         else:
@@ -267,6 +269,12 @@ def test_who_is_denied_is_told(deployment: Deployment) -> None:
             dynamodb.get_item(TableName=PREFIX + "turns", Key=key)
         with pytest.raises(Denied):
             dynamodb.delete_item(TableName=PREFIX + "agents", Key=key)
+
+
+def test_who_writes_turns_does_not_touch_the_blobs_of_agents(resources: dict[str, Any]) -> None:
+    prefixes = {name.split("/")[1] for action, name in granted(resources, "CreateOpenaiResponse") if "s3:Put" in action}
+    assert prefixes == {"kept", "expiring", "log"}
+    assert ("s3:PutObject", BUCKET + "/agent/*") in granted(resources, "CreateAgent")
 
 
 def test_every_role_has_few_enough_policies(resources: dict[str, Any]) -> None:

@@ -193,17 +193,6 @@ def test_a_deployment_that_sets_nothing_has_the_limits_of_the_code(translated: d
     assert build(env).limits == Limits()
 
 
-def test_days_of_retention_are_a_number_or_nothing(translated: dict[str, Any]) -> None:
-    pattern = translated["Parameters"]["RetentionDays"]["AllowedPattern"]
-    assert [bool(re.fullmatch(pattern, text)) for text in ("", "30", "0", "-1", "ever")] == [
-        True,
-        True,
-        False,
-        False,
-        False,
-    ]
-
-
 # --- state
 
 
@@ -221,10 +210,21 @@ def test_a_deployed_table_is_made_as_the_laptop_makes_it(resources: dict[str, An
 
 
 def test_the_bucket_forgets_what_logs_left_after_the_logs_themselves(resources: dict[str, Any]) -> None:
-    rule, retention = resources["AWS::S3::Bucket"]["Bucket"]["LifecycleConfiguration"]["Rules"]
-    assert (rule["Prefix"], rule["Status"]) == ("log/", "Enabled")
-    assert rule["ExpirationInDays"] * 24 * 3600 > LOG_SECONDS
-    assert retention["Fn::If"][0] == "HasRetention"
+    [rule] = [rule for rule in rules(resources) if rule["Prefix"] == "log/"]
+    assert rule["Status"] == "Enabled" and rule["ExpirationInDays"] * 24 * 3600 > LOG_SECONDS
+
+
+def test_the_bucket_has_a_rule_for_each_retention_as_rows_keep_the_one_they_were_made_with(
+    translated: dict[str, Any], resources: dict[str, Any]
+) -> None:
+    days = [int(value) for value in translated["Parameters"]["RetentionDays"]["AllowedValues"] if value]
+    told = {rule["Prefix"]: rule["ExpirationInDays"] for rule in rules(resources) if rule["Status"] == "Enabled"}
+    assert days and told == {"log/": told["log/"], **{f"expiring/{number}/": number for number in days}}
+
+
+def rules(resources: dict[str, Any]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = resources["AWS::S3::Bucket"]["Bucket"]["LifecycleConfiguration"]["Rules"]
+    return found
 
 
 PREFIX = {"Fn::If": ["HasTablesPrefix", {"Ref": "TablesPrefix"}, {"Fn::Sub": "${AWS::StackName}-"}]}
@@ -244,8 +244,48 @@ def test_a_role_is_for_the_tables_that_its_function_uses(resources: dict[str, An
                 assert values == {"Prefix": PREFIX} and ":table/${Prefix}" in text
 
 
+def test_a_stack_can_go_on_with_what_an_earlier_one_left(resources: dict[str, Any]) -> None:
+    bucket = {"Fn::If": ["HasBucketName", {"Ref": "BucketName"}, {"Ref": "Bucket"}]}
+    seal = {"Fn::If": ["HasSealSecret", {"Ref": "SealSecretArn"}, {"Ref": "SealSecret"}]}
+    for properties in resources["AWS::Lambda::Function"].values():
+        variables = properties["Environment"]["Variables"]
+        assert (variables["TURNLOOM_BUCKET"], variables["TURNLOOM_SEAL_SECRET"]) == (bucket, seal)
+    for statement in statements(list(resources["AWS::IAM::ManagedPolicy"].values())):
+        given = statement["Resource"]
+        if "s3:" in json.dumps(statement["Action"]):
+            assert all(
+                one["Fn::Sub"][1] == {"Bucket": bucket} for one in (given if isinstance(given, list) else [given])
+            )
+    [opened] = statements([resources["AWS::IAM::ManagedPolicy"]["OpenSeals"]])
+    assert opened["Resource"] == seal
+
+
+@pytest.mark.parametrize(
+    ("parameter", "taken", "refused"),
+    [
+        ("UpstreamSecretArn", ["", "arn:aws:secretsmanager:eu-west-1:1:secret:key-AbCdEf"], ["my-key", "sk-123"]),
+        ("SealSecretArn", ["", "arn:aws-cn:secretsmanager:cn-north-1:1:secret:s"], ["seal"]),
+        ("CertificateArn", ["", "arn:aws:acm:eu-west-1:1:certificate/1"], ["certificate/1", "arn:"]),
+        ("AlarmTopicArn", ["", "arn:aws:sns:eu-west-1:1:topic"], ["me@a.example"]),
+        ("KeyArn", ["", "arn:aws:kms:eu-west-1:1:key/1"], ["alias/mine", "1"]),
+        ("UpstreamUrl", ["https://a.example/v1", "http://10.0.0.1:8000/v1"], ["", "a.example/v1", "https://a b"]),
+        (
+            "CorsOrigins",
+            ["", "*", "https://a.example,http://localhost:3000"],
+            ["https://a.example/", "a.example", "*,*"],
+        ),
+    ],
+)
+def test_a_parameter_that_could_not_work_is_refused_before_anything_is_made(
+    parameter: str, taken: list[str], refused: list[str], translated: dict[str, Any]
+) -> None:
+    pattern = translated["Parameters"][parameter]["AllowedPattern"]
+    assert all(re.fullmatch(pattern, text) for text in taken)
+    assert not any(re.fullmatch(pattern, text) for text in refused)
+
+
 def test_what_holds_data_outlives_the_stack_unless_told_otherwise(translated: dict[str, Any]) -> None:
-    kept = {"AWS::DynamoDB::Table", "AWS::S3::Bucket"}
+    kept = {"AWS::DynamoDB::Table", "AWS::S3::Bucket", "AWS::SecretsManager::Secret"}
     for name, resource in translated["Resources"].items():
         if resource["Type"] in kept:
             assert resource["DeletionPolicy"] == resource["UpdateReplacePolicy"] == {"Ref": "DataAfterDelete"}, name

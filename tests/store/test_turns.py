@@ -25,6 +25,7 @@ from turnloom.engine.engine import Brief
 from turnloom.engine.takeover import MOST_LOST_DRIVERS, sweep, take_over
 from turnloom.ports import ConditionFailed
 from turnloom.store.turns import Place, Record, Turns
+from turnloom.usecases.disposal import DAY
 
 PLACE = Place("agents", "me", "thread", 0)
 LEASE = 30_000_000
@@ -155,11 +156,11 @@ async def test_a_blob_that_is_gone_is_an_error_and_no_empty_turn(house: House) -
 
 async def test_a_turn_that_expires_has_its_blob_where_the_bucket_lets_things_expire(house: House) -> None:
     turns = house.services.turns
-    soon = house.clock.time // 1_000_000 + 60
-    await turns.open(replace(opened(house, text="x" * 1_000_000), expires=soon))
+    month = (house.clock.time + 30 * DAY) // 1_000_000
+    await turns.open(replace(opened(house, text="x" * 1_000_000), expires=month))
     await turns.open(opened(house, 1, text="x" * 1_000_000))
     expiring, kept = await turns.thread("me", "thread")
-    assert expiring.blob is not None and expiring.blob.startswith("expiring/")
+    assert expiring.blob is not None and expiring.blob.startswith("expiring/30/")
     assert kept.blob is not None and kept.blob.startswith("kept/")
     await turns._blobs.delete(expiring.blob)
     left = await turns.thread("me", "thread")

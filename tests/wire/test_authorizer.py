@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -121,6 +122,18 @@ def test_the_claim_that_names_the_owner_is_a_setting(tmp_path: Path) -> None:
     assert [trust and trust.claim for trust in claims] == ["sub", "org"]
 
 
+def test_the_authorizer_logs_from_the_level_that_is_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = logging.getLogger("turnloom")
+    monkeypatch.setattr(ours, "level", ours.level)
+    settings = {"TURNLOOM_AUTH": "keys", "TURNLOOM_DATA_DIR": str(tmp_path), "TURNLOOM_LOG_LEVEL": "WARNING"}
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    gate.authorization.cache_clear()
+    gate.authorization()
+    gate.authorization.cache_clear()
+    assert ours.level == logging.WARNING
+
+
 # --- whose request a function has
 
 Starts = Callable[..., Any]
@@ -214,6 +227,10 @@ def test_where_none_is_asked_for_everybody_is_one_owner(starts: Starts) -> None:
     assert owner_in(through_mangum(starts(), None)) == "default"
     assert owner_in(through_mangum(starts(TURNLOOM_AUTH="none"), {"owner": "default"})) == "default"
     assert owner_in(over_http(starts(AWS_LWA_PORT="8080"), {})) == "default"
+
+
+def test_a_deployment_that_does_not_say_whom_it_lets_in_lets_nobody_in(starts: Starts) -> None:
+    assert through_mangum(starts(TURNLOOM_TABLES_PREFIX="stack-"), None)[0] == 401
 
 
 def test_an_answer_that_is_kept_does_not_outlive_its_credential(starts: Starts, house: House) -> None:

@@ -41,7 +41,7 @@ def test_pages_read_nothing_unless_they_are_let(asked: Callable[..., TestClient]
 def test_pages_of_a_listed_origin_read_answers_and_failures_with_their_ids(
     asked: Callable[..., TestClient], origin: str
 ) -> None:
-    answer = asked(f"{OURS},{ALSO_OURS}").post("/v1/agents", json={}, headers={"origin": origin})
+    answer = asked(f"{OURS}/, {ALSO_OURS}").post("/v1/agents", json={}, headers={"origin": origin})
     assert (answer.status_code, answer.headers[READ]) == (500, origin)
     assert answer.headers["access-control-expose-headers"] == "*" and answer.headers["x-request-id"]
     assert "Origin" in answer.headers["vary"]

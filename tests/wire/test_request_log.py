@@ -77,8 +77,24 @@ def test_requests_of_one_process_do_not_share_their_fields(house: House, lines: 
     assert [line["owner"] for line in lines()] == [mark_of("alice"), mark_of("bob")]
 
 
+def test_a_line_has_the_id_that_the_access_log_has(house: House, lines: Lines) -> None:
+    Mangum(agents_app("list_agents", lambda: house.services), lifespan="off")(_event("alice"), None)
+    [line] = lines()
+    assert line["gateway_request_id"] == "of-the-gateway"
+
+
+def test_a_function_that_streams_learns_that_id_from_the_web_adapter(
+    house: House, lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_LWA_PORT", "8080")
+    client = TestClient(agents_app("list_agents", lambda: house.services))
+    client.get("/v1/agents", headers={"x-amzn-request-context": json.dumps(_event("alice")["requestContext"])})
+    [line] = lines()
+    assert line["gateway_request_id"] == "of-the-gateway"
+
+
 def _event(owner: str) -> dict[str, Any]:
-    context = {"authorizer": {"owner": owner}, "identity": {"sourceIp": "192.0.2.1"}}
+    context = {"requestId": "of-the-gateway", "authorizer": {"owner": owner}, "identity": {"sourceIp": "192.0.2.1"}}
     return {
         "resource": "/",
         "path": "/v1/agents",

@@ -68,6 +68,11 @@ class Unresolvable(InvalidRequest):
     """A host has no address, now; a retry may help."""
 
 
+def hosts_in(text: str) -> frozenset[str]:
+    """The host names in a text that has commas between them, as `allow_hosts` of a Guard wants them."""
+    return frozenset(name.strip().rstrip(".").lower() for name in text.split(",") if name.strip())
+
+
 async def resolved(host: str, port: int) -> list[str]:
     """The IP addresses of a host, by the system's resolver."""
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)

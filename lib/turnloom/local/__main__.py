@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
+from turnloom.local.hosts import is_loopback
 from turnloom.local.template import REGION, STATE_MACHINE_ARN
 
 OLLAMA = "http://127.0.0.1:11434"
@@ -174,6 +175,8 @@ def _welcome(env: dict[str, str], host: str, port: int) -> None:
     given = "" if auth == "none" else f", api_key='{key}'"
     print(f"  Agents    LlamaStackClient(base_url='{address}'{given})")
     print(f"  Responses OpenAI(base_url='{address}/v1', api_key='{key}')")
+    if auth == "none" and not is_loopback(host):
+        print("  Anyone    who reaches this address may use it: TURNLOOM_AUTH=keys make dev asks for keys")
     if auth in ("keys", "both"):
         print('  A key     make keys ARGS="create --owner me"')
     if embedded and _answers(f"{OLLAMA}/api/tags"):

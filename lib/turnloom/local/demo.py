@@ -1,6 +1,7 @@
 """`make demo`: a conversation of three turns with server tools and a tool of the client's own, told step by step.
 
-Talks to the server at TURNLOOM_URL, or the one on PORT, or starts a fresh one and stops it afterwards.
+Talks to the server at TURNLOOM_URL, or the one on PORT, or starts a fresh one and stops it afterwards. Where a key is
+needed, it is the one in LLAMA_STACK_API_KEY.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ CLIENT_TOOL = {
 
 def main() -> int:
     """Run the conversation, then read the session back and compare it with what was streamed."""
-    with server() as url:
+    with server() as url, key_explained():
         from llama_stack_client import LlamaStackClient
 
         client = LlamaStackClient(base_url=url, timeout=600)
@@ -145,6 +146,18 @@ def server() -> Iterator[str]:
     finally:
         process.terminate()
         process.wait(20)
+
+
+@contextmanager
+def key_explained() -> Iterator[None]:
+    """Says what to do where the server refuses the key, or that there is none."""
+    from llama_stack_client import AuthenticationError
+
+    try:
+        yield
+    except AuthenticationError as refusal:
+        told = 'make keys ARGS="create --owner me", then LLAMA_STACK_API_KEY=... make demo'
+        raise SystemExit(f"The server asks for a key: {told}") from refusal
 
 
 def healthy(url: str) -> bool:

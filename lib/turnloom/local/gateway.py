@@ -24,6 +24,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from turnloom.local.hosts import is_loopback, is_own_name
 from turnloom.local.template import ACCOUNT, REGION, Function, authorizer, functions, load
 from turnloom.wire.app import share
 from turnloom.wire.authorizer import REFUSAL
@@ -59,6 +60,24 @@ def _routes(found: list[Function]) -> Iterator[Route]:
         app = loaded[function.folder]
         guarded = authorize is not None and (method, path) not in function.open
         yield Route(path.replace("+}", ":path}"), Guarded(app, authorize) if guarded else app, methods=[method])
+
+
+class LocalNames:
+    """Refuses requests to any name that is not this machine's own, where nobody needs a credential.
+
+    A web page whose name is made to mean 127.0.0.1 (DNS rebinding) is of the same origin as that name, so that it may
+    read answers. What it cannot choose is the name that the browser sends.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        app = self._app
+        if scope["type"] == "http" and not is_own_name(Request(scope).headers.get("host", "")):
+            told = "This server answers to names of this machine alone; with TURNLOOM_AUTH set it answers to any."
+            app = _refusal(Request(scope), "unknown_host", told)
+        await app(scope, receive, send)
 
 
 class Guarded:
@@ -135,9 +154,12 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8321)
     given = parser.parse_args()
+    app = gateway()
+    if is_loopback(given.host) and os.environ.get("TURNLOOM_AUTH", "none") == "none":
+        app.add_middleware(LocalNames)
     # Streams that nobody ends must not keep a Ctrl-C waiting: their turns go on when the laptop is up again.
     uvicorn.run(
-        gateway(),
+        app,
         host=given.host,
         port=given.port,
         log_level="warning",

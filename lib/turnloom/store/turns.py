@@ -17,6 +17,7 @@ The events of a turn are the row's followed by the log's from batch `row.batches
 from __future__ import annotations
 
 import json
+import math
 import uuid
 import zlib
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -33,7 +34,8 @@ from turnloom.store import codec
 from turnloom.store.keys import partition, place_in_thread, split
 from turnloom.store.large import INLINE_BYTES, pack
 
-LOG_SECONDS = 24 * 3600
+DAY_SECONDS = 24 * 3600
+LOG_SECONDS = DAY_SECONDS
 REMEMBERED = 2048
 REMEMBERED_CHARACTERS = 8_000
 """How many turns that rest a process keeps folded, and how long these may be: history is read again and again."""
@@ -394,9 +396,11 @@ def _key_of(row: Row) -> tuple[str, str, str, int]:
 def _blob_key(record: Record) -> str:
     """A key for the events of this version: two writers may be making the same one, and each has a blob of its own.
 
-    What goes with its row is told apart by the first part, which the bucket's rule of expiry names.
+    What goes with its row has the days of that in its first parts, which the bucket's rules of expiry name.
     """
-    kind = "kept" if record.expires is None else "expiring"
+    kind = "kept"
+    if record.expires is not None:
+        kind = f"expiring/{math.ceil((record.expires - record.turn.started_at / 1_000_000) / DAY_SECONDS)}"
     return f"{kind}/{partition(record.place.owner, record.turn.id)}/{record.version}-{uuid.uuid4().hex}"
 
 

@@ -60,7 +60,7 @@ def application(
         openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False, default_response_class=JSONAnswer
     )
     app.state.services = services
-    app.state.open = os.environ.get("TURNLOOM_AUTH", "none") == "none"
+    app.state.open = _open(os.environ)
     app.state.adapted = "AWS_LWA_PORT" in os.environ
     for route in routes:
         if route.function == function:
@@ -82,6 +82,11 @@ def application(
     return app
 
 
+def _open(env: Mapping[str, str]) -> bool:
+    """Whether requests need no owner: where that is asked for, and on a laptop that says nothing of it."""
+    return env.get("TURNLOOM_AUTH", "" if "TURNLOOM_TABLES_PREFIX" in env else "none") == "none"
+
+
 def share(app: Starlette, origins: str) -> None:
     """Lets web pages of these origins read what the app answers: a list with commas, `*` for all, empty for none.
 
@@ -90,7 +95,7 @@ def share(app: Starlette, origins: str) -> None:
     if origins:
         app.add_middleware(
             CORSMiddleware,
-            allow_origins=origins.split(","),
+            allow_origins=[origin.strip().rstrip("/") for origin in origins.split(",")],
             allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["*"],
             expose_headers=["*"],
@@ -111,7 +116,7 @@ async def owner_of(request: Request, services: Home) -> str:
 
     Raises Unauthenticated where one is and the authorizer named nobody, or the credential has expired since.
     """
-    found = _authorizer_context(request)
+    found = _context(request).get("authorizer") or {}
     owner = found.get("owner") or (ANYONE if request.app.state.open else None)
     # The gateway keeps the authorizer's answer for a while, which may be longer than a credential is good for.
     expired = "expires" in found and services.clock.now() >= int(found["expires"]) * 1_000_000
@@ -121,8 +126,8 @@ async def owner_of(request: Request, services: Home) -> str:
     return str(owner)
 
 
-def _authorizer_context(request: Request) -> Mapping[str, Any]:
-    """What the authorizer said of the request, as Mangum hands it on, or Lambda Web Adapter.
+def _context(request: Request) -> Mapping[str, Any]:
+    """What API Gateway and its authorizer say of the request, as Mangum hands it on, or Lambda Web Adapter.
 
     The adapter writes its header over any that a client sent. Where it does not run a client's would come through, so
     there it is not read. Its functions have a handler for Mangum as well.
@@ -133,7 +138,7 @@ def _authorizer_context(request: Request) -> Mapping[str, Any]:
     elif request.app.state.adapted:
         # Written in UTF-8, which headers are not read as.
         context = json.loads(request.headers.get("x-amzn-request-context", "{}").encode("latin-1"))
-    return context.get("authorizer") or {}
+    return context
 
 
 Owner = Annotated[str, Depends(owner_of)]
@@ -213,7 +218,7 @@ class Edge:
             await self._app(scope, receive, send)
             return
         trace, since = uuid.uuid4().hex, time.monotonic()
-        begin(request_id=f"req_{trace}")
+        begin(request_id=f"req_{trace}", **_gateway_ids(Request(scope)))
         status = 0
 
         async def send_with_ids(message: Message) -> None:
@@ -237,6 +242,12 @@ class Edge:
             await self._answer(request, _as_problem(request, failure))(scope, receive, send_with_ids)
         finally:
             _log(scope, status, time.monotonic() - since)
+
+
+def _gateway_ids(request: Request) -> dict[str, str]:
+    """The id that API Gateway's access log has for the request, if it came from there."""
+    found = _context(request).get("requestId")
+    return {"gateway_request_id": str(found)} if found else {}
 
 
 def _log(scope: Scope, status: int, seconds: float) -> None:

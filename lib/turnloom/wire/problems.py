@@ -27,6 +27,7 @@ _STATUS: dict[str, int] = {
     "invalid_encrypted_content": 400,
     "unauthenticated": 401,
     "mcp_unauthenticated": 401,
+    "unknown_host": 403,
     "model_not_found": 404,
     "session_busy": 409,
     "turn_not_awaiting_input": 409,
