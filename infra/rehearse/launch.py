@@ -30,6 +30,15 @@ def noted(create: Create) -> Create:
     return made
 
 
+def renoted(update: Callable[..., tuple[str, dict[str, Any]]]) -> Callable[..., tuple[str, dict[str, Any]]]:
+    """The same where an alarm changes; its properties are the third thing told."""
+
+    def made(name: str, before: Any, properties: dict[str, Any], *rest: Any, **told: Any) -> tuple[str, dict[str, Any]]:
+        return (name, {}) if "Metrics" in properties else update(name, before, properties, *rest, **told)
+
+    return made
+
+
 def by_arn(create: Create) -> Create:
     """What is made is referred to by its ARN."""
 
@@ -63,4 +72,6 @@ if __name__ == "__main__":
     for kind, corrected in {"AWS::CloudWatch::Alarm": noted, "AWS::SecretsManager::Secret": by_arn}.items():
         handlers = provisioners._RESOURCE_HANDLERS[kind]
         handlers["create"] = corrected(handlers["create"])
+    alarms = provisioners._RESOURCE_HANDLERS["AWS::CloudWatch::Alarm"]
+    alarms["update"] = renoted(alarms["update"])
     main()
