@@ -296,6 +296,10 @@ class Orchestrator(Protocol):
         """
         ...
 
+    async def runs(self, name: str) -> bool:
+        """Whether the execution of that name has been started and not ended; True while that cannot be found out."""
+        ...
+
 
 class Meter(Protocol):
     """Figures for who operates the deployment. Nothing that is measured may suffer from it: no method raises."""

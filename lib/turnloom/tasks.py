@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from turnloom.bootstrap import services
@@ -12,25 +14,27 @@ from turnloom.loop import on_loop
 from turnloom.usecases.disposal import dispose_due
 from turnloom.usecases.trail import begin, mark_of
 
+logger = logging.getLogger(__name__)
+
 State = Mapping[str, Any]
 
 
 def step(state: State, kind: str) -> dict[str, Any]:
     """Do the next action if it is of this kind."""
-    _begin(state)
-    return on_loop(stepped.step(services().engine, state, kind))
+    with _told(state, kind):
+        return on_loop(stepped.step(services().engine, state, kind))
 
 
 def call_tool(state: State) -> None:
     """Run the call named in `state["call"]`."""
-    _begin(state)
-    return on_loop(stepped.call_tool(services().engine, state, str(state["call"])))
+    with _told(state, "call_tool"):
+        on_loop(stepped.call_tool(services().engine, state, str(state["call"])))
 
 
 def fail(state: State) -> None:
     """End a turn that the state machine gave up on."""
-    _begin(state)
-    return on_loop(stepped.fail(services().engine, state, "The turn failed because of an internal error."))
+    with _told(state, "fail"):
+        on_loop(stepped.fail(services().engine, state, "The turn failed because of an internal error."))
 
 
 def sweep_up() -> dict[str, int]:
@@ -40,10 +44,29 @@ def sweep_up() -> dict[str, int]:
 
 async def _sweep_up() -> dict[str, int]:
     made = services()
-    return {"woken": await sweep(made.engine), "removed": await dispose_due(made)}
+    try:
+        woken = await sweep(made.engine)
+    finally:
+        removed = await dispose_due(made)
+    return {"woken": woken, "removed": removed}
 
 
-def _begin(state: State) -> None:
+@contextmanager
+def _told(state: State, task: str) -> Iterator[None]:
+    """A line for the task, and whatever is logged on the way has the turn's id: also what breaks it.
+
+    Lambda tells of that too, but by a line of its own that knows of no turn.
+    """
     turn = state["turn"]
-    # An execution that was begun by an earlier version has no id.
+    # Settings of the log come with the services; an execution that was begun by an earlier version has no id.
+    services()
     begin(turn_id=turn.get("id", ""), owner=mark_of(turn["owner"]))
+    try:
+        yield
+    except stepped.TurnMoved:
+        logger.info("task", extra={"task": task, "moved": True})
+        raise
+    except Exception:
+        logger.exception("a task broke down", extra={"task": task})
+        raise
+    logger.info("task", extra={"task": task})

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -228,8 +228,8 @@ class PlainVault:
 class SteppedOrchestrator:
     """Runs executions as the state machine does, in this process: a loop over the tasks of `engine.stepped`.
 
-    `errors` keeps what a task raised; as many starts as `refusals` says fail,
-    and set `refused`.
+    `errors` keeps what a task raised; as many starts as `refusals` says fail, and set `refused`. An execution waits for
+    what `before` gives, as one does whose function is throttled.
     """
 
     def __init__(self) -> None:
@@ -238,7 +238,9 @@ class SteppedOrchestrator:
         self.errors: list[BaseException] = []
         self.refusals = 0
         self.refused = asyncio.Event()
-        self._running: set[asyncio.Task[None]] = set()
+        self.before: Callable[[], Awaitable[object]] | None = None
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._aborted: set[str] = set()
 
     async def start(self, name: str, given: Mapping[str, Any]) -> None:
         if self.refusals:
@@ -248,19 +250,27 @@ class SteppedOrchestrator:
         if name in self.names:
             return
         self.names.append(name)
-        task = asyncio.create_task(self._execute(given))
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        self._running[name] = task = asyncio.create_task(self._execute(given))
+        task.add_done_callback(lambda _: self._running.pop(name))
+
+    async def runs(self, name: str) -> bool:
+        return name in self._running and name not in self._aborted
+
+    def abort(self) -> None:
+        """End all executions, as an operator may; what their tasks are at goes on."""
+        self._aborted |= set(self._running)
 
     async def finished(self) -> None:
         """Wait for all executions to end."""
         while self._running:
-            await asyncio.gather(*self._running)
+            await asyncio.gather(*self._running.values())
             # They are taken off in the loop's next round, which does not come where nothing had to be waited for.
             await asyncio.sleep(0)
 
     async def _execute(self, state: Mapping[str, Any]) -> None:
         assert self.engine is not None
+        if self.before is not None:
+            await self.before()
         try:
             while state["next"] != "done":
                 state = await self._next(self.engine, state)

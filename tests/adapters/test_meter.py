@@ -75,7 +75,7 @@ async def test_cancels_and_lost_drivers_are_counted(measured: House, capsys: Any
     measured.orchestrator.refusals = 2
     made = await ask(measured, "Hi", background=True)
     measured.clock.advance(31)
-    await take_over(measured.engine, made.record)
+    await take_over(measured.engine, made.record.place)
     await cancel_response(measured.services, "me", made.record.turn.id)
     seen = figures(capsys.readouterr().out)
     assert {"TurnsTakenOver": 1, "api": "responses", "service": "stack"} in seen

@@ -9,6 +9,7 @@ from typing import Any
 
 import boto3
 import pytest
+from botocore.exceptions import EndpointConnectionError
 from moto import mock_aws
 
 from turnloom.adapters.stepfunctions import NAME_LENGTH, StepFunctions, execution_name, stepfunctions_client
@@ -49,6 +50,25 @@ async def test_a_second_start_of_the_same_name_changes_nothing(client: Any) -> N
     await orchestrator.start("turn-0-0", STATE)
     await orchestrator.start("turn-0-0", {**STATE, "next": "finish"})
     assert [json.loads(execution["input"]) for execution in executions(client)] == [STATE]
+
+
+async def test_an_execution_runs_from_its_start_to_its_end(client: Any) -> None:
+    orchestrator = StepFunctions(ARN, client)
+    name = "turn 0"
+    assert not await orchestrator.runs(name)
+    await orchestrator.start(name, STATE)
+    assert await orchestrator.runs(name)
+    client.stop_execution(executionArn=executions(client)[0]["executionArn"])
+    assert not await orchestrator.runs(name)
+
+
+async def test_what_cannot_be_found_out_is_taken_to_run(client: Any) -> None:
+    client.meta.events.register("before-call.sfn.DescribeExecution", _out_of_reach)
+    assert await StepFunctions(ARN, client).runs("turn-0-0")
+
+
+def _out_of_reach(**_: Any) -> None:
+    raise EndpointConnectionError(endpoint_url="https://states")
 
 
 async def test_a_name_whose_execution_has_ended_is_not_started_again(client: Any) -> None:

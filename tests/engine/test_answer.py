@@ -563,6 +563,7 @@ async def test_an_approved_call_that_was_cut_is_repeated_only_if_it_may_be(house
     made = await ask(house, given, previous_response_id=turn.id, tools=[CAREFUL], background=True)
     await until(lambda: starts)
     house.clock.advance(120)
+    house.orchestrator.abort()
     assert await sweep(house.engine) == 1
     record = await made.settled()
     assert record.status == "completed" and starts == (2 if repeatable else 1)

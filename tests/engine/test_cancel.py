@@ -223,7 +223,7 @@ async def test_a_reader_who_was_told_nothing_more_than_the_log_reads_on_after_a_
     await until(lambda: run._held)
     house.model.says("Done.")
     clock.time += 31_000_000  # the driver sleeps on
-    await take_over(house.engine, await stored(house, run.record))
+    await take_over(house.engine, run.record.place)
     clock.advance(0)
     told += await rest(run)
     final = await stored(house, run.record)
@@ -444,7 +444,7 @@ async def test_a_cancel_and_a_takeover_at_the_same_time_agree_on_the_end(house: 
     house.orchestrator.refusals = 1
     made = await ask(house, "Hi", background=True)
     house.clock.advance(31)
-    taking = asyncio.create_task(take_over(house.engine, made.record))
+    taking = asyncio.create_task(take_over(house.engine, made.record.place))
     for _ in range(moments):
         await asyncio.sleep(0)
     record = await cancelled(house, made)

@@ -157,7 +157,7 @@ async def test_a_turn_taken_over_ends_as_if_nothing_had_happened(tmp_path: Path)
     opening = turns._opening(house.services, Caller(OWNER), agent_id, session_id, [], asked(conversation))
     await house.services.turns.open(opening)
     house.clock.advance(60)
-    await take_over(house.engine, opening)
+    await take_over(house.engine, opening.place)
     events = [event async for event in follow(house.engine, opening)]
     assert any(isinstance(event, TakenOver) for event in events)
     stored = await house.services.turns.load(opening.place)

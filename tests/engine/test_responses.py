@@ -32,6 +32,7 @@ from turnloom.engine.stepped import call_tool, step
 from turnloom.engine.takeover import sweep
 from turnloom.ports import CallChunk, Finished, ModelRequest, Table, TextChunk, ToolScope, Version
 from turnloom.store.claims import Claim
+from turnloom.store.disposal import Disposable
 from turnloom.store.turns import Record
 from turnloom.testing import USAGE, FakeTools, FrozenClock
 from turnloom.usecases.callers import Caller
@@ -536,6 +537,26 @@ async def test_a_conversation_expires_some_days_after_its_last_response(house: H
         await conversation_records(house.services, "me", conversation)
     with pytest.raises(NotFound):
         await stored(house, response)
+
+
+async def test_what_cannot_be_removed_keeps_nothing_else_from_it_and_is_tried_again(house: House) -> None:
+    made = [await talk(house, said(text)) for text in ("x" * 1_000_000, "Hi")]
+    [large] = await conversation_records(house.services, "me", made[0])
+    for conversation in made:
+        thing = Disposable("me", conversation_id=conversation, expiring=True)
+        await house.services.disposal.put(thing, house.clock.now())
+    house.clock.advance(60)
+    assert large.blob is not None
+    blob = await house.services.responses._blobs.get(large.blob)
+    await house.services.responses._blobs.delete(large.blob)
+    assert await dispose_due(house.services) == 2
+    with pytest.raises(NotFound):
+        await conversation_records(house.services, "me", made[1])
+    assert blob is not None
+    await house.services.responses._blobs.put(large.blob, blob)
+    house.clock.advance(3601)
+    await dispose_due(house.services)
+    assert await house.services.responses.peek(large.place) is None
 
 
 async def test_a_response_expires_some_days_after_it_was_made(house: House) -> None:

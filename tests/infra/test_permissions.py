@@ -61,7 +61,8 @@ def _resource(params: Mapping[str, Any]) -> str:
         return params["TableName"] + (f"/index/{params['IndexName']}" if "IndexName" in params else "")
     if "Key" in params:
         return f"{params['Bucket']}/{params['Key']}"
-    return str(params.get("Bucket") or params.get("SecretId") or params.get("stateMachineArn"))
+    named = ("Bucket", "SecretId", "stateMachineArn", "executionArn")
+    return next(str(params[name]) for name in named if name in params)
 
 
 def granted(resources: dict[str, Any], function: str) -> Grants:
@@ -88,8 +89,8 @@ def _names(statement: dict[str, Any]) -> Iterator[str]:
             yield PREFIX + table[1]
         elif blobs := re.search(r":s3:::\$\{Bucket\}([\w/*]*)", text):
             yield BUCKET + blobs[1]
-        elif "stateMachine" in text:
-            yield MACHINE
+        elif ":states:" in text:
+            yield MACHINE if ":stateMachine:" in text else MACHINE.replace(":stateMachine:", ":execution:") + ":*"
         else:
             yield SEAL if "SealSecret" in text else UPSTREAM_SECRET
 

@@ -118,14 +118,28 @@ def test_a_tool_is_over_before_its_lease_is(resources: dict[str, Any]) -> None:
     assert resources["AWS::Lambda::Function"]["TurnCallTool"]["Timeout"] < TOOL_LEASE_SECONDS
 
 
-def test_every_task_is_retried_with_jitter_when_lambda_is_at_fault() -> None:
+def test_every_task_is_retried_with_jitter_by_class_of_error_and_never_when_its_turn_has_moved() -> None:
     for name, state in tasks():
-        errors = {error for retrier in state["Retry"] for error in retrier["ErrorEquals"]}
-        assert {"Lambda.TooManyRequestsException", "Lambda.ServiceException", "Sandbox.Timedout"} <= errors, name
-        assert not errors & {"States.ALL", "States.TaskFailed", TurnMoved.__name__}, name
-        for retrier in state["Retry"]:
+        moved, *retriers = state["Retry"]
+        assert moved == {"ErrorEquals": [TurnMoved.__name__], "MaxAttempts": 0}, name
+        throttled, lambdas, others = (set(retrier["ErrorEquals"]) for retrier in retriers)
+        assert throttled == {"Lambda.TooManyRequestsException"}, name
+        assert {"Lambda.ServiceException", "Lambda.ClientExecutionTimeoutException"} <= lambdas, name
+        assert others == {"States.ALL"}, name
+        for retrier in retriers:
             assert (retrier["JitterStrategy"], retrier["BackoffRate"]) == ("FULL", 2.0)
             assert retrier["MaxDelaySeconds"] >= retrier["IntervalSeconds"]
+
+
+def test_a_task_whose_function_is_throttled_waits_for_longer_than_a_model_may_take(resources: dict[str, Any]) -> None:
+    """With a limit on the tasks, one of them is done before the next is begun."""
+    longest = max(resources["AWS::Lambda::Function"][f.name]["Timeout"] for f in template.functions())
+    for name, state in tasks():
+        [throttled] = [
+            retrier for retrier in state["Retry"] if "Lambda.TooManyRequestsException" in retrier["ErrorEquals"]
+        ]
+        # With full jitter, half of the longest delay is what a pause takes on average.
+        assert throttled["MaxAttempts"] * throttled["MaxDelaySeconds"] / 2 > 2 * longest, name
 
 
 def test_whatever_goes_wrong_is_told_to_the_turn_and_a_moved_turn_is_left_alone() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,11 +21,12 @@ from turnloom.domain.event import (
     TurnCompleted,
     TurnStarted,
 )
+from turnloom.domain.message import Spec
 from turnloom.domain.turn import Turn
 from turnloom.engine.engine import Brief
 from turnloom.engine.takeover import MOST_LOST_DRIVERS, sweep, take_over
 from turnloom.ports import ConditionFailed
-from turnloom.store.turns import Place, Record, Turns
+from turnloom.store.turns import SHARDS, Place, Record, Turns
 from turnloom.usecases.disposal import DAY
 
 PLACE = Place("agents", "me", "thread", 0)
@@ -189,7 +191,7 @@ async def test_one_turn_that_cannot_be_taken_over_does_not_keep_the_sweeper_from
         raise KeyError(record.turn.id) if record.place.ordinal == 0 else ServerFault("It has no rules any more.")
 
     house.clock.advance(31)
-    assert await sweep(replace(house.engine, brief=brief)) == 3
+    assert await sweep(replace(house.engine, brief=brief)) == 2
     found = await house.services.turns.thread("me", "thread")
     assert [record.turn.status for record in found] == ["in_progress", "failed", "failed"]
 
@@ -203,6 +205,44 @@ async def test_a_driver_notices_a_deletion_at_its_next_append(house: House) -> N
         await turns.append(record, said(house, "too late"), house.clock.now() + LEASE)
     with pytest.raises(ConditionFailed):
         await turns.settle(record)
+
+
+async def without_rules(_: Record) -> Brief:
+    raise ServerFault("It has no rules any more.")
+
+
+async def test_a_turn_that_cannot_be_read_does_not_either(house: House) -> None:
+    turns = house.services.turns
+    unreadable = await turns.open(opened(house, 0, text="x" * 1_000_000))
+    await turns.open(opened(house, 1))
+    assert unreadable.blob is not None
+    await turns._blobs.delete(unreadable.blob)
+    house.clock.advance(31)
+    assert await sweep(replace(house.engine, brief=without_rules)) == 1
+
+
+async def test_a_turn_whose_execution_waits_is_not_lost_and_one_whose_execution_was_aborted_is(house: House) -> None:
+    record = opened(house)
+    await house.services.turns.open(record)
+    throttled = asyncio.Event()
+    house.orchestrator.before = throttled.wait
+    await house.engine.hand_over(record, Spec("m"))
+    house.clock.advance(3600)
+    assert await sweep(replace(house.engine, brief=without_rules)) == 0
+    house.orchestrator.abort()
+    assert await sweep(replace(house.engine, brief=without_rules)) == 1
+    throttled.set()
+    await house.orchestrator.finished()
+
+
+async def test_a_row_that_is_known_is_not_read_out_again_until_it_changes(house: House) -> None:
+    turns = house.services.turns
+    record = await turns.open(opened(house, text="x" * 1_000_000))
+    known = await turns.peek(PLACE)
+    assert known is not None and await turns.peek(PLACE, known) is known
+    settled = await turns.settle(record)
+    changed = await turns.peek(PLACE, known)
+    assert changed is not None and changed.version == settled.version > known.version
 
 
 async def test_owners_do_not_see_each_other(house: House) -> None:
@@ -221,8 +261,17 @@ async def test_only_turns_without_a_living_driver_are_overdue(house: House) -> N
     alive = await turns.load(replace(PLACE, ordinal=1))
     assert alive is not None
     await turns.append(alive, said(house, "still here"), house.clock.now() + LEASE)
-    overdue = await turns.overdue(house.clock.now())
-    assert [record.turn.id for record in overdue] == ["turn-0"]
+    now = house.clock.now()
+    found = [turn_id for shard in range(SHARDS) async for turn_id, _ in turns.overdue(shard, now)]
+    assert found == ["turn-0"]
+
+
+async def test_overdue_turns_are_found_however_many_there_are(house: House) -> None:
+    turns: Turns = house.services.turns
+    for ordinal in range(120):
+        await turns.open(opened(house, ordinal))
+    house.clock.advance(31)
+    assert len([found for shard in range(SHARDS) async for found in turns.overdue(shard, house.clock.now())]) == 120
 
 
 async def test_a_turn_that_loses_driver_after_driver_fails_with_a_reason(house: House) -> None:
@@ -231,7 +280,7 @@ async def test_a_turn_that_loses_driver_after_driver_fails_with_a_reason(house: 
     lost = [TakenOver(house.clock.now()) for _ in range(MOST_LOST_DRIVERS)]
     await house.services.turns.append(record, lost, house.clock.now() + LEASE)
     house.clock.advance(60)
-    await take_over(house.engine, record)
+    assert await take_over(house.engine, record.place)
     failed = await house.services.turns.load(PLACE)
     assert failed is not None and failed.turn.failure is not None
     assert failed.turn.failure.code == "internal_error" and "lost its driver" in failed.turn.failure.message

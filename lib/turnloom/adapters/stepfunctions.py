@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import logging
 import os
 import re
 import threading
@@ -15,6 +16,8 @@ from turnloom.ports import NotStarted
 
 if TYPE_CHECKING:
     from mypy_boto3_stepfunctions import SFNClient
+
+logger = logging.getLogger(__name__)
 
 NAME_LENGTH = 80
 
@@ -44,6 +47,22 @@ class StepFunctions:
             return
         except (BotoCoreError, ClientError) as failure:
             raise NotStarted(str(failure)) from failure
+
+    async def runs(self, name: str) -> bool:
+        return await asyncio.to_thread(self._runs, execution_name(name))
+
+    def _runs(self, name: str) -> bool:
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        client = self._connected()
+        execution = f"{self._arn.replace(':stateMachine:', ':execution:')}:{name}"
+        try:
+            return client.describe_execution(executionArn=execution)["status"] == "RUNNING"
+        except client.exceptions.ExecutionDoesNotExist:
+            return False
+        except (BotoCoreError, ClientError) as failure:
+            logger.warning("the state machine did not say what runs: %s", failure)
+            return True
 
     def _connected(self) -> SFNClient:
         # boto3's default session is not safe to make two clients at once.

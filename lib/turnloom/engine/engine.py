@@ -77,22 +77,38 @@ class Engine:
         if self.meter is not None:
             self.meter.saw(event, api=api, model=model)
 
-    async def hand_over(self, name: str, record: Record, spec: Spec) -> None:
-        """Let the state machine go on with the turn. Out of reach, it is tried again when the lease is over."""
+    async def hand_over(self, record: Record, spec: Spec, lost: int = 0) -> None:
+        """Let the state machine go on with a turn that has lost so many drivers.
+
+        Out of reach, it is tried again when the lease is over.
+        """
         try:
-            await self.orchestrator.start(name, state_of(record, spec))
+            await self.orchestrator.start(_execution(record, lost), state_of(record, spec))
         except NotStarted as failure:
             logger.warning("the state machine was not started: %s", failure, extra={"turn_id": record.turn.id})
+
+    async def handed_over(self, record: Record, lost: int) -> bool:
+        """Whether the state machine has the turn, be it that it waits there: for a function, or to try again."""
+        for number in range(lost, -1, -1):
+            if await self.orchestrator.runs(_execution(record, number)):
+                return True
+        return False
 
     async def fail(self, record: Record, problem: Problem) -> None:
         """End a turn that cannot go on. Raises ConditionFailed when someone else has come first."""
         failure = TurnFailed(max(self.world.clock.now(), record.turn.last_at + 1), problem.code, problem.message)
         await self.stores[record.place.api].settle(replace(record.with_events([failure]), lease=0, secrets=None))
+        logger.warning("a turn failed: %s", problem.code, extra={"turn_id": record.turn.id})
         self.saw(record.place.api, failure)
 
     def lease(self, seconds: float | None = None) -> int:
         """The time until which a driver that writes now is taken to be alive."""
         return self.world.clock.now() + int((seconds or self.pace.lease) * 1_000_000)
+
+
+def _execution(record: Record, lost: int) -> str:
+    """The name of an execution for this leg of the turn. It is started once, whoever starts it."""
+    return f"{record.turn.id}-{record.turn.leg}-{lost}"
 
 
 def state_of(record: Record, spec: Spec) -> dict[str, JSON]:

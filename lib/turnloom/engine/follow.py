@@ -37,7 +37,8 @@ async def follow(engine: Engine, record: Record) -> AsyncGenerator[Event]:
     """
     store = engine.stores[record.place.api]
     soonest, latest = engine.pace.poll
-    delay = soonest
+    delay, patient_until = soonest, 0
+    row: Record | None = None
     while record.running:
         batches = await store.tail(record)
         for batch in batches:
@@ -45,7 +46,7 @@ async def follow(engine: Engine, record: Record) -> AsyncGenerator[Event]:
                 yield event
             record = replace(record.with_events(batch.events), batches=batch.number + 1, lease=batch.lease)
         delay = soonest if batches else min(delay * 1.5, latest)
-        row = await store.peek(record.place)
+        row = await store.peek(record.place, row)
         if row is None:
             raise NotFound("turn", record.turn.id)
         if not row.running and row.closing <= engine.world.clock.now():
@@ -53,8 +54,9 @@ async def follow(engine: Engine, record: Record) -> AsyncGenerator[Event]:
                 yield event
             return
         lease = record.lease if record.batches > row.batches else row.lease
-        if row.running and lease < engine.world.clock.now():
-            await take_over(engine, record)
+        if row.running and max(lease, patient_until) < engine.world.clock.now():
+            await take_over(engine, record.place)
+            patient_until = engine.lease()
         await engine.world.clock.sleep(delay)
 
 

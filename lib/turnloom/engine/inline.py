@@ -253,7 +253,7 @@ class Run:
 
     async def _hand_over(self) -> None:
         record = self._journal.record
-        await self._engine.hand_over(f"{record.turn.id}-{record.turn.leg}-0", record, self.brief.spec)
+        await self._engine.hand_over(record, self.brief.spec)
 
     async def _fail(self, problem: Problem) -> None:
         self.problem = problem

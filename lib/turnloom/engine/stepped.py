@@ -83,9 +83,10 @@ async def _while_running(engine: Engine, record: Record) -> AsyncIterator[None]:
 
 async def _watch(engine: Engine, record: Record) -> None:
     running = True
+    row: Record | None = None
     while running:
         await engine.world.clock.sleep(LOOK_SECONDS)
-        row = await engine.stores[record.place.api].peek(record.place)
+        row = await engine.stores[record.place.api].peek(record.place, row)
         running = row is not None and row.running and row.turn.id == record.turn.id
     raise TurnMoved(record.turn.id)
 

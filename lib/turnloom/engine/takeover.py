@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from dataclasses import replace
 
@@ -17,36 +18,43 @@ from turnloom.domain.event import (
 from turnloom.engine.engine import Engine
 from turnloom.engine.journal import AHEAD_FRAMES
 from turnloom.ports import ConditionFailed
-from turnloom.store.turns import Record
+from turnloom.store.turns import SHARDS, Place, Record, Turns
 
 logger = logging.getLogger(__name__)
 
 MOST_LOST_DRIVERS = 3
 
 
-async def take_over(engine: Engine, record: Record) -> None:
+async def take_over(engine: Engine, place: Place) -> bool:
     """Fence the lost driver off and let the state machine go on, or fail a turn that has lost too many.
 
-    Harmless when someone else was quicker, or the driver turns out to be alive: one of them gets on.
+    Whether that was done. A turn that the state machine has is not lost, though it may wait there. Harmless when
+    someone else was quicker, or the driver turns out to be alive: one of them gets on.
     """
-    store = engine.stores[record.place.api]
-    found = await store.load(record.place)
-    now = engine.world.clock.now()
-    if found is None or not found.running or found.lease >= now:
-        return
+    found = await engine.stores[place.api].load(place)
+    if found is None or not found.running or found.lease >= engine.world.clock.now():
+        return False
     lost = sum(isinstance(event, TakenOver) for event in found.events)
+    if await engine.handed_over(found, lost):
+        return False
     try:
         if lost >= MOST_LOST_DRIVERS:
             await engine.fail(found, ServerFault(f"The turn lost its driver {lost + 1} times."))
-            return
-        lease = engine.lease()
-        found = await store.settle(replace(found, lease=lease))
-        taken = TakenOver(max(now, found.turn.last_at + 1), frames_ahead(found))
-        fenced = await store.fence(found, lease, [taken])
-        engine.saw(found.place.api, taken)
-        await _go_on(engine, fenced, lost + 1)
+        else:
+            await _go_on(engine, await _fenced_off(engine, found), lost + 1)
     except ConditionFailed:
-        return
+        return False
+    return True
+
+
+async def _fenced_off(engine: Engine, found: Record) -> Record:
+    """The turn, which is ours now. Raises ConditionFailed when someone else has come first."""
+    store, lease = engine.stores[found.place.api], engine.lease()
+    taken = TakenOver(max(engine.world.clock.now(), found.turn.last_at + 1), frames_ahead(found))
+    fenced = await store.fence(await store.settle(replace(found, lease=lease)), lease, [taken])
+    logger.warning("a turn lost its driver and goes on", extra={"turn_id": found.turn.id})
+    engine.saw(found.place.api, taken)
+    return fenced
 
 
 async def _go_on(engine: Engine, record: Record, lost: int) -> None:
@@ -56,7 +64,7 @@ async def _go_on(engine: Engine, record: Record, lost: int) -> None:
     except Problem as problem:
         await engine.fail(record, problem)
         return
-    await engine.hand_over(f"{record.turn.id}-{record.turn.leg}-{lost}", record, spec)
+    await engine.hand_over(record, spec, lost)
 
 
 def frames_ahead(record: Record) -> int:
@@ -76,11 +84,16 @@ def frames_ahead(record: Record) -> int:
 
 
 async def sweep(engine: Engine) -> int:
-    """Take over every turn whose lease has run out; the number of those found."""
-    overdue = [record for store in engine.stores.values() for record in await store.overdue(engine.world.clock.now())]
-    for record in overdue:
+    """Take over every turn whose driver is lost; the number of those that were."""
+    shards = [(store, shard) for store in engine.stores.values() for shard in range(SHARDS)]
+    return sum(await asyncio.gather(*(_sweep_shard(engine, store, shard) for store, shard in shards)))
+
+
+async def _sweep_shard(engine: Engine, store: Turns, shard: int) -> int:
+    taken = 0
+    async for turn_id, place in store.overdue(shard, engine.world.clock.now()):
         try:
-            await take_over(engine, record)
+            taken += await take_over(engine, place)
         except Exception:  # one turn must not keep the others from going on
-            logger.exception("a turn could not be taken over", extra={"turn_id": record.turn.id})
-    return len(overdue)
+            logger.exception("a turn could not be taken over", extra={"turn_id": turn_id})
+    return taken

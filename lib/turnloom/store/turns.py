@@ -20,7 +20,7 @@ import json
 import math
 import uuid
 import zlib
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -185,9 +185,11 @@ class Turns:
         record = await self.peek(place)
         return await self._caught_up(record) if record is not None and record.running else record
 
-    async def peek(self, place: Place) -> Record | None:
-        """The turn as its row alone tells it: whole unless it is running."""
+    async def peek(self, place: Place, known: Record | None = None) -> Record | None:
+        """The turn as its row alone tells it: whole unless it is running. `known` spares reading the same again."""
         row = await self._table.get(*self._key(place))
+        if row is not None and known is not None and (row.value["id"], row.version) == (known.turn.id, known.version):
+            return known
         return None if row is None else await self._read(row)
 
     async def tail(self, record: Record) -> list[Batch]:
@@ -237,16 +239,27 @@ class Turns:
                 records.append(await self._caught_up(record) if record.running else record)
         return records, page.more
 
-    async def overdue(self, now: int) -> list[Record]:
-        """The turns in progress whose lease, as far as their rows tell, has run out."""
-        records: list[Record] = []
-        for shard in range(SHARDS):
-            page = await self._table.query(f"running#{shard}", before=f"{now:017d}", index="running")
+    async def overdue(self, shard: int, now: int) -> AsyncGenerator[tuple[str, Place]]:
+        """Ids and places of the turns in progress, of one of the shards, whose lease has run out.
+
+        They are not read themselves: one that cannot be must not hide the others.
+        """
+        after: str | None = None
+        while True:
+            before = f"{now:017d}"
+            page = await self._table.query(f"running#{shard}", after=after, before=before, limit=50, index="running")
             for row in page.rows:
-                record = await self.load(self._place(row))
-                if record is not None and record.running and record.lease < now:
-                    records.append(record)
-        return records
+                if await self._leased_until(row) < now:
+                    yield row.value["id"], self._place(row)
+            if not page.more:
+                return
+            after = page.rows[-1].indexes["running"][1]
+
+    async def _leased_until(self, row: Row) -> int:
+        """Until when the driver of a turn is believed in, by its row or the last batch of its log."""
+        owner, _ = split(row.partition)
+        page = await self._log.query(partition(owner, row.value["id"]), descending=True, limit=1)
+        return max(int(known.value.get("lease", 0)) for known in (row, *page.rows))
 
     # --- rows
 

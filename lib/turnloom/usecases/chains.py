@@ -150,7 +150,7 @@ async def check_unlocked(services: Services, chain: Chain) -> None:
         return
     holder = await services.responses.load(chain.holder.place)
     if holder is not None and holder.running and holder.lease < services.clock.now():
-        await take_over(services.engine, holder)
+        await take_over(services.engine, holder.place)
     message = "Another response of the conversation is in progress."
     raise Busy(message, code="conversation_locked", param="conversation", extra={"retry_after": 2})
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+
 from turnloom.domain.errors import NotFound
 from turnloom.store.conversations import thread_of
 from turnloom.store.disposal import Disposable
 from turnloom.usecases.services import Services
 
+logger = logging.getLogger(__name__)
+
 DAY = 86_400 * 1_000_000
 """In microseconds."""
+
+RETRY = 3600 * 1_000_000
+"""In microseconds; for removals that fail."""
 
 LONGEST_REQUEST = 20 * 60 * 1_000_000
 """In microseconds; no request lives longer, the longest timeout of a function being 15 minutes."""
@@ -36,20 +43,25 @@ async def dispose_due(services: Services) -> int:
     """Go on with removals that were cut off, and remove sessions that have expired; the number of entries seen."""
     entries = await services.disposal.due(services.clock.now())
     for entry, thing in entries:
-        later = await _still_used_until(services, thing)
+        later = await _disposed_or_later(services, thing)
         if later is not None:
             await services.disposal.put(thing, later)
-        else:
-            await _dispose_quietly(services, thing)
         await services.disposal.take_off(entry)
     return len(entries)
 
 
-async def _dispose_quietly(services: Services, thing: Disposable) -> None:
+async def _disposed_or_later(services: Services, thing: Disposable) -> int | None:
+    """Dispose of it, or say when to look again: it may still be in use, or in a state that lets nobody remove it."""
     try:
-        await dispose(services, thing)
+        later = await _still_used_until(services, thing)
+        if later is None:
+            await dispose(services, thing)
+        return later
     except NotFound:
-        return
+        return None
+    except Exception:  # one thing must not keep the others from being removed
+        logger.exception("something could not be removed: %s", thing.conversation_id or thing.session_id)
+        return services.clock.now() + RETRY
 
 
 async def _still_used_until(services: Services, thing: Disposable) -> int | None:

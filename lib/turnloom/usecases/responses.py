@@ -221,7 +221,7 @@ async def _begun(services: Services, record: Record, brief: Brief, asked: Respon
     store = services.responses if asked.kept(record) else Unstored(hold.renew)
     if asked.background:
         await store.open(record)
-        await services.engine.hand_over(f"{record.turn.id}-0-0", record, brief.spec)
+        await services.engine.hand_over(record, brief.spec)
         return Followed(services.engine, record)
     run = Run(services.engine, store, record, brief, waits=not asked.stream)
     if not asked.store:

@@ -194,8 +194,9 @@ async def _abandon(services: Services, record: Record) -> None:
     awaiting = await _loaded(services, record)
     if awaiting.version != record.version:
         raise await _busy(services, record.place)
-    at = max(services.clock.now(), awaiting.turn.last_at + 1)
-    await _settled(services, awaiting.with_events([TurnAbandoned(at)]))
+    abandoned = TurnAbandoned(max(services.clock.now(), awaiting.turn.last_at + 1))
+    await _settled(services, awaiting.with_events([abandoned]))
+    services.engine.saw(record.place.api, abandoned)
 
 
 async def _busy(services: Services, place: Place) -> Busy:
@@ -204,7 +205,7 @@ async def _busy(services: Services, place: Place) -> Busy:
     if holder is None:
         return Busy("The session is busy with another turn.", extra={"retry_after": 2})
     if holder.running and holder.lease < services.clock.now():
-        await take_over(services.engine, holder)
+        await take_over(services.engine, holder.place)
     turn_id = holder.turn.id
     message = f"The session is busy: turn '{turn_id}' is in progress."
     return Busy(message, extra={"turn_id": turn_id, "retry_after": 2})
