@@ -80,13 +80,20 @@ SECRET_MONTH = 0.40
 ALARM_MONTH = 0.10  # for each metric that it watches
 METRIC_MONTH = 0.30
 DASHBOARD_MONTH = 3.00
+STORED_GB_MONTH = 0.25
+RECOVERABLE_GB_MONTH = 0.20
+TRACE = 5.00e-6
 
-ALARM_METRICS = 23
+ALARM_METRICS = 27
 """What the alarms of template.yaml watch."""
+METRICS = 19
+"""What both APIs put with one model, if each kind of thing happens that they count."""
 MEMORY_GB = 1.0
 MINUTES_OF_A_MONTH = 30 * 24 * 60
 SWEEP_SECONDS = 0.15
 """Of an idle sweep on Lambda, by estimate: some twenty queries one after the other."""
+AUTHORIZER_SECONDS = 0.005
+"""Of one answer of the authorizer that is not kept, by estimate: a read and a hash."""
 TEXT = ("Tell me something about the sea, please. " * 6)[:230]
 
 
@@ -195,10 +202,6 @@ class CountingOrchestrator(SteppedOrchestrator):
     def __init__(self, units: Units) -> None:
         super().__init__()
         self.units = units
-
-    async def start(self, name: str, given: Mapping[str, Any]) -> None:
-        self.units.transitions += 2  # the Choice that ends it, and Done
-        await super().start(name, given)
 
     async def _next(self, engine: Engine, state: Mapping[str, Any]) -> Mapping[str, Any]:
         calls = len(state["calls"]) if state["next"] == "call_tools" else 0
@@ -370,7 +373,16 @@ async def measured(counted: Counted, model_seconds: float) -> str:
     rows = [line(what, units) for what, units in found.items()] + [line("one idle sweep", sweeping)]
     head = "| | requests | Lambda runs | Lambda s | write units | read units | transitions | USD per 1,000 |"
     table = "\n".join([head, "|---|---|---|---|---|---|---|---|", *rows])
-    return f"{table}\n\nAn idle month: USD {idle_month(sweeping):.2f}. Prices: {PRICES_OF}."
+    authorized = Units(invocations=1, seconds=AUTHORIZER_SECONDS, read=1)
+    told = [
+        f"An idle month: USD {idle_month(sweeping):.2f}.",
+        f"A month of all metrics: {METRICS * METRIC_MONTH:.2f}.",
+        f"A GB for a month: {STORED_GB_MONTH:.2f}, and {RECOVERABLE_GB_MONTH:.2f} to be able to restore it.",
+        f"1,000 answers of the authorizer: {1000 * authorized.price:.4f}.",
+        f"A million traces: {1e6 * TRACE:.2f}.",
+        f"Prices: {PRICES_OF}.",
+    ]
+    return "\n".join([table, "", *told])
 
 
 def main() -> None:

@@ -63,7 +63,7 @@ def test_every_function_knows_whether_it_may_go_without_an_owner(resources: dict
 
 
 def test_tokens_are_not_taken_without_an_issuer_and_an_audience(translated: dict[str, Any]) -> None:
-    [rule] = translated["Rules"].values()
+    rule = translated["Rules"]["TokensNeedAnIssuer"]
     assert json.dumps(rule["RuleCondition"]).count('"Ref": "Auth"') == 2
     [assertion] = rule["Assertions"]
     assert set(re.findall(r'"Ref": "(\w+)"', json.dumps(assertion))) == {"JwtIssuer", "JwtAudience"}

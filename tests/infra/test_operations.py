@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from benchmarks.cost import ALARM_METRICS
+from benchmarks.cost import ALARM_METRICS, METRICS
 
 from turnloom.adapters.meter import NAMESPACE, EmbeddedMeter
 from turnloom.domain.event import InferenceCompleted, TakenOver, ToolCompleted, TurnCancelled, TurnCompleted, TurnFailed
@@ -90,6 +90,11 @@ def test_an_execution_that_ends_without_success_is_told_of_however_it_ended(reso
 def test_what_alarms_cost_is_counted(resources: dict[str, Any]) -> None:
     """CloudWatch wants so much for each metric that an alarm watches."""
     assert sum(len(list(stats(a))) or 1 for a in resources["AWS::CloudWatch::Alarm"].values()) == ALARM_METRICS
+
+
+def test_what_metrics_cost_is_counted(put: set[tuple[str, frozenset[str]]]) -> None:
+    """Of those of an API there are two, as there are two of them."""
+    assert sum(2 if "api" in dimensions else 1 for _, dimensions in put) == METRICS
 
 
 def stats(alarm: dict[str, Any]) -> Iterator[dict[str, Any]]:

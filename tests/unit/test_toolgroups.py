@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -192,6 +193,20 @@ async def test_a_failing_tool_is_a_result(house: House) -> None:
     await register(services)
     result = await toolgroups.invoke_tool(services, ME, "search", {"q": "x"})
     assert result.error is not None and result.error.kind == "tool"
+
+
+async def test_a_tool_that_takes_too_long_for_a_request_is_a_result(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def search(q: str) -> str:
+        await asyncio.Event().wait()
+        return q
+
+    services = served(house, ToolServer({"search": search}))
+    await register(services)
+    monkeypatch.setattr(toolgroups, "INVOKE_SECONDS", 0.01)
+    result = await toolgroups.invoke_tool(services, ME, "search", {"q": "x"})
+    assert result.error is not None and result.error.kind == "timeout"
 
 
 async def test_a_tool_that_nobody_offers_is_not_found(house: House) -> None:

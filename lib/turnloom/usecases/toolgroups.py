@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from turnloom.domain.agent import ToolGroup
 from turnloom.domain.errors import InvalidRequest, NotFound
 from turnloom.domain.message import JSON, Tool, ToolSource
-from turnloom.ports import ToolResult, ToolScope
+from turnloom.ports import ToolError, ToolResult, ToolScope
 from turnloom.usecases.agent_spec import storable, stored_tool
 from turnloom.usecases.callers import Caller
 from turnloom.usecases.services import Services
@@ -20,6 +21,9 @@ HTTP = "http"
 
 MOST_BYTES = 300_000
 """What the args and tools of one group may take, as JSON: a table's row holds little more."""
+
+INVOKE_SECONDS = 25.0
+"""What a tool may take outside of a turn: API Gateway waits for 29 seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +121,12 @@ async def invoke_tool(services: Services, caller: Caller, name: str, arguments: 
     """Run a tool outside of any turn; a failing tool is a result. Raises NotFound."""
     tool = (await get_tool(services, caller.owner, name)).tool
     assert tool.source is not None
-    return await services.engine.world.tools.call(tool.source, arguments, _scope(caller))
+    try:
+        async with asyncio.timeout(INVOKE_SECONDS):
+            return await services.engine.world.tools.call(tool.source, arguments, _scope(caller))
+    except TimeoutError:
+        message = f"'{name}' did not answer within {INVOKE_SECONDS:g} seconds; in a turn it has a minute."
+        return ToolResult(message, error=ToolError("timeout", message))
 
 
 def _source(asked: Registration) -> ToolSource:
