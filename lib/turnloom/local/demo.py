@@ -7,6 +7,7 @@ needed, it is the one in LLAMA_STACK_API_KEY.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -51,6 +52,7 @@ def main() -> int:
     with server() as url, key_explained():
         from llama_stack_client import LlamaStackClient
 
+        logging.getLogger("httpx").setLevel(logging.WARNING)
         client = LlamaStackClient(base_url=url, timeout=600)
         model = os.environ.get("TURNLOOM_MODEL") or next(
             model.identifier for model in client.models.list() if model.api_model_type == "llm"
