@@ -278,9 +278,11 @@ def remembered(work: Callable[[Turn], T]) -> Callable[[Turn], T]:
 
     @wraps(work)
     def recalled(turn: Turn) -> T:
-        if turn not in known:
-            known[turn] = work(turn)
-        return known[turn]
+        try:
+            return known[turn]
+        except KeyError:
+            known[turn] = found = work(turn)
+            return found
 
     return recalled
 
