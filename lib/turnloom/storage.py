@@ -42,7 +42,8 @@ def storage(env: dict[str, str]) -> Callable[[str], Table]:
 def blob_store(env: dict[str, str]) -> Blobs:
     """The bucket of the deployment, or a folder."""
     from turnloom.adapters.blobs import FolderBlobs, S3Blobs, s3_client
+    from turnloom.store.turns import days_of
 
     bucket = env.get("TURNLOOM_BUCKET")
     deployed = "TURNLOOM_TABLES_PREFIX" in env or env.get("TURNLOOM_STORE") == "dynamodb"
-    return S3Blobs(s3_client(), bucket) if bucket and deployed else FolderBlobs(data_folder(env) / "blobs")
+    return S3Blobs(s3_client(), bucket) if bucket and deployed else FolderBlobs(data_folder(env) / "blobs", days_of)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import time
 from pathlib import Path
 
 import pytest
 
-from turnloom.adapters.blobs import FolderBlobs
+from turnloom.adapters.blobs import DAY_SECONDS, FolderBlobs
 from turnloom.ports import Blobs
 
 
@@ -79,3 +81,15 @@ async def test_a_put_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="too long"):
         await blobs.put("k" * 300, b"content")
     assert names_below(tmp_path) == []
+
+
+async def test_a_folder_loses_what_has_expired_when_a_process_first_writes(tmp_path: Path) -> None:
+    for key in ("brief/old", "brief/new", "kept/old"):
+        await FolderBlobs(tmp_path).put(key, b"x")
+    past = time.time() - 3 * DAY_SECONDS
+    for key in ("brief%2Fold", "kept%2Fold"):
+        os.utime(tmp_path / key, (past, past))
+    blobs = FolderBlobs(tmp_path, lambda key: 2 if key.startswith("brief/") else None)
+    await blobs.put("another", b"x")
+    found = {key for key in ("brief/old", "brief/new", "kept/old") if await blobs.get(key) is not None}
+    assert found == {"brief/new", "kept/old"}

@@ -17,7 +17,7 @@ from turnloom.bootstrap import build
 from turnloom.local import template
 from turnloom.local.template import ROOT
 from turnloom.storage import INDEXES
-from turnloom.store.turns import LOG_SECONDS
+from turnloom.store.turns import LOG_SECONDS, days_of
 from turnloom.usecases.services import Limits
 from turnloom.wire.agents_api.routes import ROUTES as AGENTS_ROUTES
 from turnloom.wire.neighbours import ROUTES as NEIGHBOURS_ROUTES
@@ -212,6 +212,12 @@ def test_a_deployed_table_is_made_as_the_laptop_makes_it(resources: dict[str, An
 def test_the_bucket_forgets_what_logs_left_after_the_logs_themselves(resources: dict[str, Any]) -> None:
     [rule] = [rule for rule in rules(resources) if rule["Prefix"] == "log/"]
     assert rule["Status"] == "Enabled" and rule["ExpirationInDays"] * 24 * 3600 > LOG_SECONDS
+
+
+def test_the_rules_of_the_bucket_are_what_a_laptop_goes_by(resources: dict[str, Any]) -> None:
+    for rule in rules(resources):
+        assert days_of(rule["Prefix"] + "a#b/1") == rule["ExpirationInDays"]
+    assert days_of("kept/a#b/1") is days_of("agent/1") is None
 
 
 def test_the_bucket_has_a_rule_for_each_retention_as_rows_keep_the_one_they_were_made_with(

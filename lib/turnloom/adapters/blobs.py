@@ -9,12 +9,18 @@ from __future__ import annotations
 import asyncio
 import os
 import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+
+
+DAY_SECONDS = 24 * 3600
 
 
 def s3_client() -> S3Client:
@@ -36,14 +42,20 @@ class FolderBlobs:
     """Blobs as files in the folder `root`, each named by its whole key in quoted form; `root` is created if need be.
 
     A file is written aside and then renamed, so that a reader, or whoever comes after a kill, finds all of it or
-    nothing of it.
+    nothing of it. `days_of` a key is for how long its blob is kept, None for ever; what is older is removed when this
+    process first writes.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, days_of: Callable[[str], int | None] = lambda key: None) -> None:
         self._root = root
+        self._days_of = days_of
+        self._swept = False
 
     async def put(self, key: str, content: bytes) -> None:
         await asyncio.to_thread(self._write, self._path(key), content)
+        if not self._swept:
+            self._swept = True
+            await asyncio.to_thread(self._sweep)
 
     async def get(self, key: str) -> bytes | None:
         try:
@@ -57,6 +69,14 @@ class FolderBlobs:
     def _path(self, key: str) -> Path:
         # One flat folder: `a` and `a/b` may both be keys, and there are no empty folders to tidy up.
         return self._root / quote(_checked(key), safe="")
+
+    def _sweep(self) -> None:
+        for path in self._root.iterdir():
+            days = self._days_of(unquote(path.name))
+            # Other processes sweep too.
+            with suppress(FileNotFoundError):
+                if days is not None and path.stat().st_mtime < time.time() - days * DAY_SECONDS:
+                    path.unlink()
 
     def _write(self, path: Path, content: bytes) -> None:
         self._root.mkdir(parents=True, exist_ok=True)

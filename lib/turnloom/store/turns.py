@@ -422,6 +422,14 @@ def _log_blob_key(record: Record) -> str:
     return f"log/{partition(record.place.owner, record.turn.id)}/{record.batches}-{uuid.uuid4().hex}"
 
 
+def days_of(key: str) -> int | None:
+    """For how many days a blob of this key can be of use, None for ever: what the rules of a bucket have to say."""
+    kind, *rest = key.split("/")
+    if kind == "log":
+        return LOG_SECONDS // DAY_SECONDS + 1
+    return int(rest[0]) if kind == "expiring" and rest[0].isdecimal() else None
+
+
 class Unstored:
     """Keeps nothing: for a turn that its caller asked not to be stored. It lives and ends with its driver.
 
