@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Query, Request
 from fastapi.responses import Response, StreamingResponse
+from pydantic import BeforeValidator
 
-from turnloom.domain.errors import InvalidRequest, NotFound, Problem, ServerFault
+from turnloom.domain.errors import NotFound, Problem, ServerFault
 from turnloom.domain.event import InputAwaited
 from turnloom.domain.message import JSON
 from turnloom.domain.turn import Turn
@@ -28,6 +29,10 @@ from turnloom.wire.problems import agents_envelope
 
 PAGE = 1000
 
+_NullAsText = BeforeValidator(lambda text: None if text in ("", "null") else text)
+StartIndex = Annotated[Annotated[int, Query(ge=0)] | None, _NullAsText]
+Limit = Annotated[Annotated[int, Query(ge=-1)] | None, _NullAsText]
+
 
 def agents_app(function: str, services: Callable[[], Services]) -> FastAPI:
     """The app of the function that serves one method of the Agents API."""
@@ -43,7 +48,7 @@ async def create_agent(body: CreateAgent, services: Home, owner: Owner) -> Any:
 
 
 async def list_agents(
-    request: Request, services: Home, owner: Owner, start_index: str | None = None, limit: str | None = None
+    request: Request, services: Home, owner: Owner, start_index: StartIndex = None, limit: Limit = None
 ) -> Any:
     found = await services.agents.all(owner)
     return _page(request, [agent_json(agent) for agent in found], start_index, limit)
@@ -71,8 +76,8 @@ async def list_agent_sessions(
     agent_id: str,
     services: Home,
     owner: Owner,
-    start_index: str | None = None,
-    limit: str | None = None,
+    start_index: StartIndex = None,
+    limit: Limit = None,
 ) -> Any:
     found = await agents.list_sessions(services, owner, agent_id)
     return _page(request, [session_json(session, []) for session in found], start_index, limit)
@@ -229,22 +234,8 @@ def _newest_that_fit(records: Sequence[Record]) -> tuple[list[dict[str, JSON]], 
     return shown[::-1], cut
 
 
-def _page(request: Request, items: list[dict[str, JSON]], start_index: str | None, limit: str | None) -> JSON:
-    start = _number("start_index", start_index, least=0) or 0
-    size = _number("limit", limit, least=-1)
-    if size is None or size == -1:
-        size = PAGE
+def _page(request: Request, items: list[dict[str, JSON]], start_index: int | None, limit: int | None) -> JSON:
+    start = start_index or 0
+    size = PAGE if limit is None or limit == -1 else limit
     shown, cut = fitting(items[start : start + size])
     return {"data": shown, "has_more": cut or start + size < len(items), "url": request.url.path}
-
-
-def _number(name: str, text: str | None, *, least: int) -> int | None:
-    if text in (None, "", "null"):
-        return None
-    try:
-        value = int(str(text))
-    except ValueError:
-        raise InvalidRequest(f"query.{name}: '{text}' is not an integer", param=name) from None
-    if value < least:
-        raise InvalidRequest(f"query.{name}: {value} is less than {least}", param=name)
-    return value

@@ -1,0 +1,54 @@
+"""What the Agents API makes of requests that are malformed, and of the two numbers that cut a list."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.wire.conftest import Agents
+
+
+def errors(answer: Any) -> list[tuple[str, ...]]:
+    """Of an answer that must be a 400 of validation, where its errors are and of which type."""
+    body = answer.json()
+    assert (answer.status_code, body["error"]["code"]) == (400, "invalid_request"), body
+    assert body["detail"] == body["error"]["message"]
+    return [(*error["loc"], error["type"]) for error in body["error"]["detail"]["errors"] if error["msg"]]
+
+
+@pytest.mark.parametrize(
+    ("query", "error"),
+    [
+        ("start_index=-1", ("query", "start_index", "greater_than_equal")),
+        ("limit=-2", ("query", "limit", "greater_than_equal")),
+        ("limit=x", ("query", "limit", "int_parsing")),
+    ],
+)
+def test_a_number_that_cannot_cut_a_list_is_told_like_any_invalid_field(
+    api: Agents, query: str, error: tuple[str, ...]
+) -> None:
+    agent = api.agent()
+    for path in ("/v1/agents", f"/v1/agents/{agent}/sessions"):
+        assert errors(api.http.get(f"{path}?{query}")) == [error]
+
+
+@pytest.mark.parametrize(
+    ("query", "shown", "more"),
+    [
+        ("", "abc", False),
+        ("limit=null", "abc", False),
+        ("limit=&start_index=", "abc", False),
+        ("limit=-1", "abc", False),
+        ("start_index=1", "bc", False),
+        ("start_index=1&limit=1", "b", True),
+        ("limit=0", "", True),
+        ("limit=99999999999999999999", "abc", False),
+    ],
+)
+def test_a_list_begins_and_ends_where_the_request_says(api: Agents, query: str, shown: str, more: bool) -> None:
+    for name in "abc":
+        api.agent(name=name)
+    page = api.http.get(f"/v1/agents?{query}").json()
+    assert "".join(agent["agent_config"]["name"] for agent in page["data"]) == shown
+    assert page["has_more"] is more
