@@ -20,7 +20,7 @@ _API = {
     "providers": "providers",
     "inspect": "inspect",
 }
-"""The API that a function belongs to; what is not here is a method of the Agents or Responses API."""
+"""The API that a function belongs to; what is not here is a method of agents, responses or conversations."""
 
 
 async def health() -> Any:
@@ -35,9 +35,10 @@ async def list_routes() -> Any:
     # Imported here: the other functions of this package have no use for the other APIs.
     from turnloom.wire.agents_api import routes as agents_api
     from turnloom.wire.neighbours import ROUTES as NEIGHBOURS
+    from turnloom.wire.responses_api import conversations
     from turnloom.wire.responses_api import routes as responses_api
 
-    found = (*agents_api.ROUTES, *responses_api.ROUTES, *NEIGHBOURS)
+    found = (*agents_api.ROUTES, *responses_api.ROUTES, *conversations.ROUTES, *NEIGHBOURS)
     return {"data": [_route_json(route) for route in found]}
 
 
