@@ -52,3 +52,30 @@ def test_a_list_begins_and_ends_where_the_request_says(api: Agents, query: str, 
     page = api.http.get(f"/v1/agents?{query}").json()
     assert "".join(agent["agent_config"]["name"] for agent in page["data"]) == shown
     assert page["has_more"] is more
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "text/plain", None])
+@pytest.mark.parametrize(
+    "content",
+    [b"{", b"\xff", b"null", b"[]", b'{"agent_config":' + b"[" * 300 + b"]" * 300 + b"}", b'{"agent_config": NaN}'],
+)
+def test_a_body_that_is_no_json_object_is_told_in_the_same_words_by_every_api(
+    api: Agents, content: bytes, content_type: str | None
+) -> None:
+    headers = {"content-type": content_type} if content_type else None
+    answer = api.http.post("/v1/agents", content=content, headers=headers)
+    assert errors(answer) == [("body", "json_invalid")]
+    other = api.http.post("/v1/responses", content=content, headers=headers)
+    assert answer.json()["error"]["message"] == other.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", None])
+def test_json_must_be_sent_as_json(api: Agents, content_type: str | None) -> None:
+    headers = {"content-type": content_type} if content_type else None
+    answer = api.http.post("/v1/agents", content=b'{"agent_config": {"model": "m"}}', headers=headers)
+    assert errors(answer) == [("body", "json_invalid")]
+    assert "content-type: application/json" in answer.json()["detail"]
+
+
+def test_a_body_that_is_missing_is_told_to_be_missing(api: Agents) -> None:
+    assert errors(api.http.post("/v1/agents")) == [("body", "missing")]

@@ -31,6 +31,7 @@ from turnloom.usecases.callers import Caller
 from turnloom.usecases.services import Services
 from turnloom.usecases.trail import begin, mark_of, note
 from turnloom.wire.authorizer import REFUSAL
+from turnloom.wire.body import json_object
 from turnloom.wire.json_text import JSONAnswer
 from turnloom.wire.problems import agents_envelope, headers_of, status_of
 
@@ -172,18 +173,13 @@ def envelope(_request: Request, problem: Problem) -> JSONAnswer:
 
 
 class StrictRequest(Request):
-    """A request whose JSON can be stored and sent on: no NaN or infinity, no halves of surrogate pairs."""
+    """A request whose JSON can be stored and sent on. Reading it raises InvalidBody."""
 
     async def json(self) -> Any:
-        body = await self.body()
-        value = json.loads(body)
         try:
-            json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
-        except ValueError:
-            raise InvalidRequest(
-                "The body of the request is not valid JSON: it has a number or character that is none."
-            ) from None
-        return value
+            return json_object(await self.body())
+        except InvalidRequest as problem:
+            raise InvalidBody(problem.message) from None
 
 
 class StrictRoute(APIRoute):
@@ -197,13 +193,20 @@ class StrictRoute(APIRoute):
 
 
 class InvalidBody(InvalidRequest):
+    """A body that is no JSON object."""
+
+    def __init__(self, message: str) -> None:
+        errors = [{"loc": ["body"], "msg": message, "type": "json_invalid"}]
+        super().__init__(message, extra={"detail": {"errors": errors}})
+
+
+class InvalidFields(InvalidRequest):
     """A request that does not fit its model; `errors` are pydantic's, with `loc`, `msg` and `type` each."""
 
     def __init__(self, errors: list[dict[str, Any]]) -> None:
         first = errors[0]
         place = ".".join(str(part) for part in first["loc"])
         super().__init__(f"{place}: {first['msg']}", extra={"detail": {"errors": errors}})
-        self.errors = errors
 
 
 class Edge:
@@ -276,8 +279,10 @@ def _as_problem(request: Request, failure: Exception) -> Problem:
     match failure:
         case Problem():
             return failure
+        case RequestValidationError(body=bytes() as body):
+            return _unread(body)
         case RequestValidationError():
-            return InvalidBody([{"loc": e["loc"], "msg": e["msg"], "type": e["type"]} for e in failure.errors()])
+            return InvalidFields([{"loc": e["loc"], "msg": e["msg"], "type": e["type"]} for e in failure.errors()])
         case HTTPException(__cause__=Problem() as cause):
             # FastAPI hides in a 400 of its own whatever goes wrong while it reads a body.
             return cause
@@ -289,3 +294,15 @@ def _as_problem(request: Request, failure: Exception) -> Problem:
             return InvalidRequest(str(failure.detail))
     logger.error("a request broke down", exc_info=failure)
     return ServerFault("The request failed because of an internal error.")
+
+
+def _unread(body: bytes) -> Problem:
+    """Why FastAPI took a body for bytes: its type is not said to be JSON, which is of no interest if it is none.
+
+    The type is insisted on because web pages may send every other to any site without its leave.
+    """
+    try:
+        json_object(body)
+    except InvalidRequest as problem:
+        return InvalidBody(problem.message)
+    return InvalidBody("The body of the request must be sent as 'content-type: application/json'.")

@@ -2,14 +2,63 @@
 
 from __future__ import annotations
 
-from typing import Any
+import json
+import math
+from collections.abc import Iterable
+from typing import Any, NoReturn
 
 from pydantic import BaseModel, ConfigDict
 
+from turnloom.domain.errors import InvalidRequest
+from turnloom.domain.message import JSON
+
 JSONObject = dict[str, Any]
+
+MOST_LEVELS = 100
+"""How deep a body may be nested; what reads it later calls itself once or twice per level."""
 
 
 class Body(BaseModel):
     """A JSON object whose unknown fields are ignored: newer clients may send more."""
 
     model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
+
+
+def json_object(body: bytes) -> JSONObject:
+    """The object that the body holds. Raises InvalidRequest.
+
+    What other programs could not read is refused too: NaN, halves of surrogate pairs, endless nesting.
+    """
+    try:
+        value = json.loads(body.decode(), parse_constant=_no_json, parse_float=_finite)
+        if b"\\ud" in body.lower():
+            json.dumps(value, ensure_ascii=False).encode()
+    except (ValueError, RecursionError):
+        raise InvalidRequest("The body of the request is not valid JSON.") from None
+    if not isinstance(value, dict):
+        raise InvalidRequest("The body of the request must be a JSON object.")
+    if _is_too_deep(value):
+        raise InvalidRequest(f"The body of the request is nested more than {MOST_LEVELS} levels deep.")
+    return value
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _no_json(text)
+
+
+def _no_json(constant: str) -> NoReturn:
+    raise ValueError(constant)
+
+
+def _is_too_deep(value: JSON) -> bool:
+    level = [value]
+    for _ in range(MOST_LEVELS):
+        level = [child for each in level for child in _children(each) if isinstance(child, dict | list)]
+        if not level:
+            return False
+    return True
+
+
+def _children(value: dict[str, JSON] | list[JSON]) -> Iterable[JSON]:
+    return value.values() if isinstance(value, dict) else value

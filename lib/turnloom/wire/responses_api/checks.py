@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, NoReturn
 from urllib.parse import urlsplit
 
@@ -12,10 +10,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from turnloom.domain.errors import InvalidRequest
-from turnloom.domain.message import JSON
-
-MOST_LEVELS = 100
-"""How deep a body may be nested; what reads it later calls itself once or twice per level."""
 
 Name = Annotated[str, Field(min_length=1)]
 
@@ -24,24 +18,6 @@ class Shape(BaseModel):
     """What the value at one place must look like; keys that it does not list may be anything."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
-
-
-def json_object(body: bytes) -> dict[str, Any]:
-    """The object that the body holds. Raises InvalidRequest.
-
-    What other programs could not read is refused too: NaN, halves of surrogate pairs, endless nesting.
-    """
-    try:
-        value = json.loads(body.decode(), parse_constant=_no_json, parse_float=_finite)
-        if b"\\ud" in body.lower():
-            json.dumps(value, ensure_ascii=False).encode()
-    except (ValueError, RecursionError):
-        raise InvalidRequest("The body of the request is not valid JSON.") from None
-    if not isinstance(value, dict):
-        raise InvalidRequest("The body of the request must be a JSON object.")
-    if _is_too_deep(value):
-        raise InvalidRequest(f"The body of the request is nested more than {MOST_LEVELS} levels deep.")
-    return value
 
 
 def without_nulls(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -86,28 +62,6 @@ def wrong_value(param: str, message: str) -> NoReturn:
 
 def unsupported(param: str, message: str) -> NoReturn:
     raise InvalidRequest(message, code="unsupported_parameter", param=param)
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    return value if math.isfinite(value) else _no_json(text)
-
-
-def _no_json(constant: str) -> NoReturn:
-    raise ValueError(constant)
-
-
-def _is_too_deep(value: JSON) -> bool:
-    level = [value]
-    for _ in range(MOST_LEVELS):
-        level = [child for each in level for child in _children(each) if isinstance(child, dict | list)]
-        if not level:
-            return False
-    return True
-
-
-def _children(value: dict[str, JSON] | list[JSON]) -> Iterable[JSON]:
-    return value.values() if isinstance(value, dict) else value
 
 
 def _raise_first(error: ErrorDetails, path: str) -> NoReturn:

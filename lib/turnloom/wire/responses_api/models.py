@@ -11,11 +11,11 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from turnloom.domain.message import JSON
+from turnloom.wire.body import json_object
 from turnloom.wire.responses_api.checks import (
     Name,
     Shape,
     check,
-    json_object,
     missing,
     only,
     unsupported,
