@@ -74,6 +74,7 @@ class Laptop:
     url: str
     folder: Path
     client: Any
+    console: Path
 
     async def run(self, thread: str, start: str = "gather", calls: tuple[str, ...] = (), **script: Any) -> Ended:
         """Start an execution of that name in the state (start, calls) and wait for its end."""
@@ -89,13 +90,19 @@ class Laptop:
         entered = sum(event["type"].endswith("StateEntered") for event in history)
         return Ended(execution["status"], execution.get("error"), self.log(thread), entered)
 
+    def told(self) -> list[str]:
+        """The lines on the console since the last time."""
+        lines = self.console.read_text().splitlines()
+        self.console.write_text("")
+        return lines
+
     def log(self, thread: str) -> list[tuple[str, Any]]:
         path = self.folder / f"{thread}.log"
         return [tuple(json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def state(thread: str, following: str, *calls: str) -> dict[str, Any]:
-    turn = {"api": "agents", "owner": "default", "thread": thread, "ordinal": 3, "leg": 0}
+    turn = {"id": f"turn-{thread}", "api": "agents", "owner": "default", "thread": thread, "ordinal": 3, "leg": 0}
     return {"turn": turn, "next": following, "calls": list(calls)}
 
 
@@ -110,16 +117,19 @@ def laptop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Laptop]:
     for name in TASKS:
         (folder / f"turn_{name}").mkdir()
         (folder / f"turn_{name}" / "handler.py").write_text(TASK)
-    port = free_port()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "turnloom.local.engine", "--port", str(port), "--functions", str(folder)],
-        env={**os.environ, "PYTHONPATH": str(ROOT / "lib"), "HTTP_PROXY": "http://127.0.0.1:1"},
-    )
+    port, console = free_port(), folder / "console"
+    with console.open("a") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "turnloom.local.engine", "--port", str(port), "--functions", str(folder)],
+            env={**os.environ, "PYTHONPATH": str(ROOT / "lib"), "HTTP_PROXY": "http://127.0.0.1:1"},
+            stderr=file,
+        )
     url = f"http://127.0.0.1:{port}"
     try:
         await_health(url, process)
         account = {"aws_access_key_id": "local", "aws_secret_access_key": "local"}
-        yield Laptop(url, folder, boto3.client("stepfunctions", endpoint_url=url, region_name=REGION, **account))
+        client = boto3.client("stepfunctions", endpoint_url=url, region_name=REGION, **account)
+        yield Laptop(url, folder, client, console)
     finally:
         process.terminate()
         ended = process.wait(20)
@@ -202,8 +212,10 @@ async def test_a_tool_round_costs_three_transitions_and_one_for_each_call(laptop
 @pytest.mark.parametrize("task", TASKS[:-1])
 async def test_a_turn_that_someone_else_has_ends_quietly(laptop: Laptop, task: str) -> None:
     start = "call_tools" if task == "call_tool" else task
+    laptop.told()
     ended = await laptop.run(f"moved-{task}", start, ("call_1",), **{task: [{"raise": "TurnMoved"}]})
     assert (ended.status, ended.tasks) == ("SUCCEEDED", [task])
+    assert laptop.told() == []
 
 
 @pytest.mark.parametrize("task", TASKS[:-1])
@@ -216,6 +228,20 @@ async def test_an_unexpected_error_reaches_the_failing_task_with_the_state(lapto
     assert told["error"]["Error"] == "ValueError"
     assert json.loads(told["error"]["Cause"])["errorMessage"] == "as told"
     assert (ended.status, ended.error) == ("FAILED", "TurnFailed")
+
+
+@pytest.mark.parametrize("task", TASKS[:-1])
+async def test_an_unexpected_error_is_told_with_the_traceback_of_the_task_and_little_else(
+    laptop: Laptop, task: str
+) -> None:
+    start = "call_tools" if task == "call_tool" else task
+    laptop.told()
+    await laptop.run(f"noted-{task}", start, ("call_1",), **{task: [{"raise": "ValueError"}]})
+    first, *traceback, last = laptop.told()
+    assert first == f"turn_{task} failed with ValueError in turn turn-noted-{task}"
+    assert traceback[0].startswith("Traceback") and traceback[-1].endswith("ValueError: as told")
+    assert last.startswith("the state machine failed: ") and "TurnFailed" in last
+    assert max(map(len, (first, *traceback, last))) < 300
 
 
 async def test_failing_a_turn_that_someone_else_has_ends_quietly(laptop: Laptop) -> None:

@@ -76,11 +76,11 @@ class Functions:
 
     def invoke(self, name: str, payload: bytes) -> Response:
         """What Lambda answers: the handler's result, or what it raised, marked by a header."""
+        event = json.loads(payload or b"null")
         try:
-            event = json.loads(payload or b"null")
             answer = json.dumps(self._handler(name)(event, Context(name)))
         except Exception as failure:
-            return _failed(name, failure)
+            return _failed(name, event, failure)
         return Response(answer, mimetype="application/json")
 
     def _handler(self, name: str) -> Handler:
@@ -90,16 +90,41 @@ class Functions:
         return self._handlers[name]
 
 
-def _failed(name: str, failure: Exception) -> Response:
+def _failed(name: str, event: Any, failure: Exception) -> Response:
     kind = type(failure).__name__
     if kind != QUIET:
-        logger.error("%s failed", name, exc_info=failure)
+        logger.error("%s failed with %s in turn %s", name, kind, _turn_id(event), exc_info=failure)
     told = {
         "errorMessage": str(failure),
         "errorType": kind,
         "stackTrace": traceback.format_tb(failure.__traceback__),
     }
     return Response(json.dumps(told), mimetype="application/json", headers={"X-Amz-Function-Error": "Unhandled"})
+
+
+def _turn_id(event: Any) -> str:
+    match event:
+        case {"turn": {"id": str(turn_id)}}:
+            return turn_id
+    return "unknown"
+
+
+class Brief(logging.Filter):
+    """Of an error that moto logs, says the error alone, and not the state it was in: that is a tree of several KB.
+
+    What a function raised is left out, as it is logged where the function is called, or is nobody's business.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        match record.args:
+            case (str(error), _):
+                record.msg, record.args = "the state machine failed: %s", (error,)
+                return not any(told in error for told in _TOLD)
+        return True
+
+
+# The second is what becomes of the first, or of another error, in a branch of the parallel calls.
+_TOLD = ("lambdaFunctionFailedEventDetails", "executionFailedEventDetails")
 
 
 class Machine:
@@ -171,6 +196,7 @@ def _set_up(port: int) -> None:
     for name in ("NO_PROXY", "no_proxy"):
         os.environ[name] = ",".join(filter(None, (os.environ.get(name), "localhost", "127.0.0.1")))
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
+    logging.getLogger("moto.stepfunctions.parser.asl.component.eval_component").addFilter(Brief())
 
 
 if __name__ == "__main__":
