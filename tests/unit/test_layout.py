@@ -127,6 +127,12 @@ def test_ids_of_the_client_are_kept_if_they_are_new_and_short_enough() -> None:
     assert [ids.item_place(name) for name in names[1:]] == [(TURN, INPUT_POSITION + n) for n in range(1, 5)]
 
 
+@pytest.mark.parametrize("given", ["", ".", "..", "a/b", "/", "x" * 65])
+def test_an_id_that_is_no_segment_of_a_path_is_replaced(given: str) -> None:
+    [name] = input_ids(turn_of(given=(said("a", id=given),)))
+    assert ids.item_place(name) == (TURN, INPUT_POSITION)
+
+
 def test_positions_name_input_and_output_alike() -> None:
     positions = item_positions(FULL)
     assert len(positions) == 10 and sorted(positions.values())[-1] == INPUT_POSITION

@@ -300,6 +300,14 @@ def test_an_id_of_the_clients_is_kept_when_it_is_new_and_else_replaced(talk: Tal
     assert kept.content[0].text == "one"
 
 
+def test_an_item_can_be_asked_for_whatever_id_the_client_gave_it(talk: Talk) -> None:
+    conversation, given = talk.conversation(), ("a b?c#d%2F", "x/y", "..")
+    items = talk.client.conversations.items
+    made = items.create(conversation, items=[said(name, id=name) for name in given]).data
+    assert made[0].id == given[0] and not {item.id for item in made[1:]} & set(given)
+    assert [items.retrieve(item.id, conversation_id=conversation).id for item in made] == [item.id for item in made]
+
+
 def test_the_id_of_a_deleted_item_is_not_given_to_another_one(talk: Talk) -> None:
     conversation = talk.client.conversations.create(items=[said("one", id="msg_mine")]).id
     [second] = talk.client.conversations.items.create(conversation, items=[said("two", id="msg_mine")]).data

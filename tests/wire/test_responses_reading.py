@@ -106,8 +106,9 @@ def test_items_of_unknown_types_are_kept_as_given() -> None:
     assert list(read_input(given)) == given
 
 
-def test_an_overlong_id_of_the_clients_is_dropped() -> None:
-    [item] = read_input([{"role": "user", "content": "x", "id": "a" * 65}])
+@pytest.mark.parametrize("given", ["", "..", "a/b", "a" * 65])
+def test_an_id_of_the_clients_that_cannot_be_asked_for_is_dropped(given: str) -> None:
+    [item] = read_input([{"role": "user", "content": "x", "id": given}])
     assert "id" not in item
 
 

@@ -78,13 +78,18 @@ def item_id(kind: str, response: str, position: int) -> str:
     return ids.item_id(PREFIXES.get(kind, "msg"), response, position)
 
 
+def is_item_id(identifier: str) -> bool:
+    """Whether a client may name an item so: not too long, and a segment of a path that every reader leaves as it is."""
+    return len(identifier) <= MOST_ID_CHARACTERS and "/" not in identifier and identifier not in ("", ".", "..")
+
+
 def input_ids(turn: Turn, taken: AbstractSet[str] = frozenset()) -> list[str]:
-    """The ids of the turn's own input items: the client's, unless it is among the `taken` ones, or given twice."""
+    """The ids of the turn's own input items: the client's, if it may be one and is new; `taken` ones are not."""
     used = set(taken)
     found: list[str] = []
     for place, given in enumerate(turn.input):
         identifier = given.get("id") or ""
-        if identifier in used or not 0 < len(identifier) <= MOST_ID_CHARACTERS:
+        if identifier in used or not is_item_id(identifier):
             identifier = item_id(given["type"], turn.id, INPUT_POSITION + place)
         used.add(identifier)
         found.append(identifier)

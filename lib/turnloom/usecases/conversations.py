@@ -25,7 +25,7 @@ from turnloom.domain.event import (
     TurnCompleted,
     TurnStarted,
 )
-from turnloom.domain.layout import BLANK_ITEM, INPUT_POSITION, MOST_ID_CHARACTERS, input_ids, item_positions, placed
+from turnloom.domain.layout import BLANK_ITEM, INPUT_POSITION, input_ids, is_item_id, item_positions, placed
 from turnloom.domain.message import JSON
 from turnloom.domain.turn import Call, Inference, Turn, evolve, fold
 from turnloom.ports import ConditionFailed
@@ -225,7 +225,7 @@ def _ids_in(records: Iterable[Record]) -> set[str]:
 
 def _given_ids(items: Iterable[JSON]) -> set[str]:
     given = (item.get("id") or "" for item in items)
-    return {name for name in given if 0 < len(name) <= MOST_ID_CHARACTERS}
+    return {name for name in given if is_item_id(name)}
 
 
 def _home(name: str) -> str | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from turnloom.domain.layout import MOST_ID_CHARACTERS
+from turnloom.domain.layout import is_item_id
 from turnloom.domain.message import JSON
 from turnloom.domain.responses_input import file_content
 from turnloom.wire.responses_api.checks import (
@@ -123,7 +123,7 @@ def _kind(given: Mapping[str, Any], path: str) -> str:
 
 def _bookkeeping(given: Mapping[str, Any], kind: str, path: str) -> Item:
     item: Item = {"type": kind}
-    if given.get("id") is not None and 0 < len(_value(given, "id", str, path)) <= MOST_ID_CHARACTERS:
+    if given.get("id") is not None and is_item_id(_value(given, "id", str, path)):
         item["id"] = given["id"]
     if given.get("status") in STATUSES:
         item["status"] = given["status"]
