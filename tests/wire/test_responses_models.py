@@ -11,7 +11,7 @@ import pytest
 
 from turnloom.domain.errors import InvalidRequest
 from turnloom.domain.message import Spec, ToolFilter
-from turnloom.usecases.response_spec import spec_of
+from turnloom.usecases.response_spec import COMPACT_THRESHOLD, spec_of
 from turnloom.wire.responses_api.models import (
     CompactRequest,
     ConversationRequest,
@@ -241,11 +241,6 @@ def test_the_stream_parameters_are_not_settings() -> None:
         ({"context_management": [1]}, "invalid_type", "context_management[0]"),
         ({"context_management": [{"type": "trim"}]}, "invalid_value", "context_management[0].type"),
         (
-            {"context_management": [{"type": "compaction", "compact_threshold": None}]},
-            "missing_required_parameter",
-            "context_management[0].compact_threshold",
-        ),
-        (
             {"context_management": [{"type": "compaction", "compact_threshold": 0}]},
             "invalid_value",
             "context_management[0].compact_threshold",
@@ -318,6 +313,12 @@ def test_a_threshold_for_compaction_is_kept() -> None:
     assert asked.settings == {"model": "m", "context_management": [strategy]}
     assert spec(**asked.settings).compact_above == 9
     assert parsed(context_management=[]).settings == {"model": "m"}
+
+
+@pytest.mark.parametrize("given", [{}, {"compact_threshold": None}])
+def test_compaction_without_a_threshold_has_that_of_the_server(given: Any) -> None:
+    asked = parsed(context_management=[{"type": "compaction", **given}])
+    assert spec(**asked.settings).compact_above == COMPACT_THRESHOLD
 
 
 # --- tools and their secrets

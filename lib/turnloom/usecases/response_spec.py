@@ -20,6 +20,9 @@ from turnloom.domain.message import (
 
 ALIAS_INFERENCES = 10
 
+COMPACT_THRESHOLD = 100_000
+"""From how many tokens on a context is compacted whose request does not say: what leaves room in one of 128k."""
+
 _SAMPLING = ("temperature", "top_p", "presence_penalty", "frequency_penalty")
 LOGPROBS = "message.output_text.logprobs"
 
@@ -61,7 +64,7 @@ def servers_of(settings: Mapping[str, Any]) -> tuple[ToolServer, ...]:
 
 
 def _threshold(strategies: Iterable[Mapping[str, Any]]) -> int | None:
-    return min((strategy["compact_threshold"] for strategy in strategies), default=None)
+    return min((strategy.get("compact_threshold", COMPACT_THRESHOLD) for strategy in strategies), default=None)
 
 
 # --- tools

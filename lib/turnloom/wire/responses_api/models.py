@@ -225,7 +225,7 @@ class NamedConversation(Shape):
 
 class CompactionStrategy(Shape):
     type: Literal["compaction"]
-    compact_threshold: Count
+    compact_threshold: Count | None = None
 
 
 class CreateBody(Shape):
