@@ -443,8 +443,12 @@ def test_an_item_whose_id_the_client_chose_can_be_named_where_it_is_in_the_conte
     reference: Any = [{"type": "item_reference", "id": "msg_mine"}]
     client.responses.create(model="m", input=reference, previous_response_id=second.id)
     assert api.house.model.requests[-1].messages[-1] == UserMessage("Hi.")
-    with pytest.raises(openai.NotFoundError, match="msg_mine"):
-        client.responses.create(model="m", input=reference)
+    client.responses.delete(first.id)
+    for name, hinted in (("msg_mine", True), (first.output[0].id, False)):
+        reference = [{"type": "item_reference", "id": name}]
+        with pytest.raises(openai.NotFoundError, match=f"Item '{name}' not found") as raised:
+            client.responses.create(model="m", input=reference)
+        assert ("previous_response_id" in raised.value.message) is hinted
 
 
 def test_logprobs_that_came_unasked_are_shown_to_who_asks_later(api: Agents, client: OpenAI) -> None:

@@ -54,11 +54,15 @@ class InvalidRequest(CallerError):
 
 
 class NotFound(CallerError):
-    """No `kind` of that id for this owner; another owner's object is reported in the same words."""
+    """No `kind` of that id for this owner; another owner's object is reported in the same words.
 
-    def __init__(self, kind: str, identifier: str, *, param: str | None = None) -> None:
+    `hint` is a sentence about where such an id is looked for.
+    """
+
+    def __init__(self, kind: str, identifier: str, *, param: str | None = None, hint: str = "") -> None:
         label = kind.replace("_", " ").capitalize()
-        super().__init__(f"{label} '{identifier}' not found", code=f"{kind}_not_found", param=param)
+        message = f"{label} '{identifier}' not found" + (f". {hint}" if hint else "")
+        super().__init__(message, code=f"{kind}_not_found", param=param)
         self.kind = kind
         self.identifier = identifier
 

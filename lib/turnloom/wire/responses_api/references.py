@@ -20,6 +20,10 @@ from turnloom.wire.responses_api.sealing import Seal, opened, sealer
 
 _BY_THEMSELVES = frozenset({"message", "function_call", "function_call_output"})
 
+_OF_CLIENTS = (
+    "An id that a client chose is found only in the conversation, or the chain of previous_response_id, that has it."
+)
+
 
 async def resolved(
     services: Services,
@@ -55,7 +59,8 @@ class References:
             case "item_reference":
                 found = await self._item(item["id"])
                 if found is None:
-                    raise NotFound("item", item["id"], param="input")
+                    hint = _OF_CLIENTS if ids.item_place(item["id"]) is None else ""
+                    raise NotFound("item", item["id"], param="input", hint=hint)
                 return await self.resolve(found, path)
             case "reasoning" if not item.get("content") and not item.get("summary"):
                 return await self._reasoning(item)
