@@ -45,9 +45,9 @@ def sweep_up() -> dict[str, int]:
 async def _sweep_up() -> dict[str, int]:
     made = services()
     try:
-        woken = await sweep(made.engine)
-    finally:
         removed = await dispose_due(made)
+    finally:
+        woken = await sweep(made.engine)
     return {"woken": woken, "removed": removed}
 
 

@@ -82,10 +82,10 @@ async def test_cancels_and_lost_drivers_are_counted(measured: House, capsys: Any
     assert {"TurnsCancelled": 1, "api": "responses", "service": "stack"} in seen
 
 
-@pytest.mark.parametrize("event", [TurnStarted(1, ()), TakenOver(1)])
+@pytest.mark.parametrize("event", [TurnStarted(1, ()), TakenOver(1), TakenOver(1, lost=True)])
 def test_what_is_no_figure_prints_nothing_and_nothing_prints_what_was_said(event: Event, capsys: Any) -> None:
     EmbeddedMeter("stack").saw(event, api="agents")
-    assert ("TurnsTakenOver" in capsys.readouterr().out) == isinstance(event, TakenOver)
+    assert ("TurnsTakenOver" in capsys.readouterr().out) == (isinstance(event, TakenOver) and event.lost)
 
 
 @pytest.fixture

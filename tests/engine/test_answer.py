@@ -47,6 +47,7 @@ from turnloom.domain.event import (
     ToolStarted,
     TurnStarted,
 )
+from turnloom.domain.layout import item_id, placed
 from turnloom.domain.message import AssistantMessage, Tool, Usage
 from turnloom.domain.transcript import NOT_ALLOWED
 from turnloom.domain.turn import Resumption, ToolRun, Turn, fold
@@ -417,6 +418,27 @@ async def test_an_approved_call_runs_before_the_model_is_asked(house: House, bac
     house.model.says("Yes.")
     await answered(house, "And?", previous_response_id=after.id)
     assert results(house) == ["act: {'n': 1}"] and texts(house) == ["Act", "", "Done.", "And?"]
+
+
+@pytest.mark.parametrize("background", [False, True])
+async def test_of_approved_calls_only_as_many_run_as_the_response_may_make(house: House, background: bool) -> None:
+    ran: list[int] = []
+
+    def act(n: int) -> str:
+        ran.append(n)
+        return f"acted {n}"
+
+    serve(house, {"srv": [served("act")]}, act=act)
+    turn, _ = await asking(house, ("act", {"n": 1}), ("act", {"n": 2}))
+    asked = [item for item in placed(turn) if item.kind == "mcp_approval_request"]
+    requests = [item_id(item.kind, turn.id, item.position) for item in asked]
+    house.model.says("Done.")
+    settings: dict[str, Any] = {"previous_response_id": turn.id, "tools": [CAREFUL], "max_tool_calls": 1}
+    after = await answered(house, *map(approval, requests), background=background, **settings)
+    assert ran == [1]
+    assert [item.kind for item in placed(after)] == ["mcp_call", "message"]
+    first, second = results(house)
+    assert first == "acted 1" and "no more tool calls are allowed" in second
 
 
 async def test_what_the_model_wants_after_an_approved_call_is_asked_for_again(house: House) -> None:

@@ -32,7 +32,6 @@ from turnloom.engine.stepped import call_tool, step
 from turnloom.engine.takeover import sweep
 from turnloom.ports import CallChunk, Finished, ModelRequest, Table, TextChunk, ToolScope, Version
 from turnloom.store.claims import Claim
-from turnloom.store.disposal import Disposable
 from turnloom.store.turns import Record
 from turnloom.testing import USAGE, FakeTools, FrozenClock
 from turnloom.usecases.callers import Caller
@@ -539,13 +538,26 @@ async def test_a_conversation_expires_some_days_after_its_last_response(house: H
         await stored(house, response)
 
 
+async def test_nothing_expires_once_nothing_is_to_expire_and_it_may_again(house: House) -> None:
+    kept = house.services
+    house.services = replace(kept, limits=Limits(retention_days=30))
+    conversation = await talk(house, said("Before"))
+    house.clock.advance(40 * 86_400)
+    house.services = replace(kept, limits=Limits(retention_days=None))
+    await dispose_due(house.services)
+    assert len(await conversation_records(house.services, "me", conversation)) == 1
+    house.clock.advance(86_401)
+    house.services = replace(kept, limits=Limits(retention_days=30))
+    await dispose_due(house.services)
+    with pytest.raises(NotFound):
+        await conversation_records(house.services, "me", conversation)
+
+
 async def test_what_cannot_be_removed_keeps_nothing_else_from_it_and_is_tried_again(house: House) -> None:
+    house.services = replace(house.services, limits=Limits(retention_days=1))
     made = [await talk(house, said(text)) for text in ("x" * 1_000_000, "Hi")]
     [large] = await conversation_records(house.services, "me", made[0])
-    for conversation in made:
-        thing = Disposable("me", conversation_id=conversation, expiring=True)
-        await house.services.disposal.put(thing, house.clock.now())
-    house.clock.advance(60)
+    house.clock.advance(2 * 86_400)
     assert large.blob is not None
     blob = await house.services.responses._blobs.get(large.blob)
     await house.services.responses._blobs.delete(large.blob)

@@ -25,7 +25,7 @@ def put(capsys: pytest.CaptureFixture[str]) -> set[tuple[str, frozenset[str]]]:
         TurnCompleted(1),
         TurnFailed(1, "code", ""),
         TurnCancelled(1),
-        TakenOver(1),
+        TakenOver(1, lost=True),
     ):
         meter.saw(event, api="responses", model="m")
     meter.first_token(1.0, api="responses", model="m")

@@ -27,6 +27,7 @@ from turnloom.engine.engine import Brief
 from turnloom.engine.takeover import MOST_LOST_DRIVERS, sweep, take_over
 from turnloom.ports import ConditionFailed
 from turnloom.store.turns import SHARDS, Place, Record, Turns
+from turnloom.testing import SteppedOrchestrator
 from turnloom.usecases.disposal import DAY
 
 PLACE = Place("agents", "me", "thread", 0)
@@ -235,6 +236,33 @@ async def test_a_turn_whose_execution_waits_is_not_lost_and_one_whose_execution_
     await house.orchestrator.finished()
 
 
+async def test_tries_that_the_state_machine_repeats_are_no_lost_drivers(house: House) -> None:
+    record = opened(house)
+    await house.services.turns.open(record)
+    repeated = [TakenOver(house.clock.now()) for _ in range(MOST_LOST_DRIVERS + 1)]
+    await house.services.turns.append(record, repeated, house.clock.now() + LEASE)
+    house.clock.advance(60)
+    assert await take_over(replace(house.engine, brief=without_rules), PLACE)
+    failed = await house.services.turns.load(PLACE)
+    assert failed is not None and failed.turn.failure is not None
+    assert failed.turn.failure.message == "It has no rules any more."
+
+
+async def test_a_driver_that_writes_while_the_state_machine_is_asked_was_only_slow(house: House) -> None:
+    record = opened(house)
+    await house.services.turns.open(record)
+    house.clock.advance(60)
+
+    class Slow(SteppedOrchestrator):
+        async def runs(self, name: str) -> bool:
+            await house.services.turns.append(record, said(house, "Still here."), house.clock.now() + LEASE)
+            return False
+
+    assert not await take_over(replace(house.engine, orchestrator=Slow()), PLACE)
+    kept = await house.services.turns.load(PLACE)
+    assert kept is not None and not any(isinstance(event, TakenOver) for event in kept.events)
+
+
 async def test_a_row_that_is_known_is_not_read_out_again_until_it_changes(house: House) -> None:
     turns = house.services.turns
     record = await turns.open(opened(house, text="x" * 1_000_000))
@@ -277,7 +305,7 @@ async def test_overdue_turns_are_found_however_many_there_are(house: House) -> N
 async def test_a_turn_that_loses_driver_after_driver_fails_with_a_reason(house: House) -> None:
     record = opened(house)
     await house.services.turns.open(record)
-    lost = [TakenOver(house.clock.now()) for _ in range(MOST_LOST_DRIVERS)]
+    lost = [TakenOver(house.clock.now(), lost=True) for _ in range(MOST_LOST_DRIVERS)]
     await house.services.turns.append(record, lost, house.clock.now() + LEASE)
     house.clock.advance(60)
     assert await take_over(house.engine, record.place)

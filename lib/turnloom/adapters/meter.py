@@ -43,7 +43,7 @@ class EmbeddedMeter:
                 self._put({"FailuresByCode": 1}, code=event.code)
             case TurnCancelled() | TurnAbandoned():
                 self._put({"TurnsCancelled": 1}, api=api)
-            case TakenOver():
+            case TakenOver(lost=True):
                 self._put({"TurnsTakenOver": 1}, api=api)
             case _:
                 return

@@ -152,10 +152,14 @@ class InputProvided:
 
 @dataclass(frozen=True, slots=True)
 class TakenOver:
-    """Another driver goes on after one was lost, which may have sent up to `unlogged` frames that the log lacks."""
+    """What was left half done is begun again: by another driver if one was `lost`, else by the next try of a task.
+
+    Whoever left it may have sent up to `unlogged` frames that the log lacks.
+    """
 
     at: int
     unlogged: int = 0
+    lost: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,8 +119,7 @@ def _laid_out(turn: Turn) -> Iterator[tuple[str, Step, tuple[Said | Call, ...]]]
             case Compaction():
                 yield "compaction", step, ()
             case Resumption():
-                for call in step.calls:
-                    yield "mcp_call", step, (call,)
+                yield from (("mcp_call", step, (call,)) for call in step.calls if call.runner != "unknown")
             case Inference():
                 for blocks in _item_blocks(step):
                     yield _block_kind(blocks[0]), step, tuple(blocks)

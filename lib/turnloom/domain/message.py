@@ -161,7 +161,7 @@ class ToolServer:
 class AllowedCall:
     """A call of an earlier turn which the client has allowed since: it runs before the model is asked.
 
-    `request` is the id of the item that asked for the approval.
+    `request` is the id of the item that asked for the approval. The runner of one too many is `unknown`.
     """
 
     call_id: str
@@ -169,6 +169,7 @@ class AllowedCall:
     group: str
     arguments: str
     request: str
+    runner: Literal["server", "unknown"] = "server"
 
 
 @dataclass(frozen=True, slots=True)

@@ -410,7 +410,7 @@ def _add_step(turn: Turn, event: ContextInserted | ToolsListed | Compacted | Cal
 
 
 def _allowed(call: AllowedCall) -> Call:
-    return Call(call.call_id, call.name, "server", call.group, call.arguments, request=call.request)
+    return Call(call.call_id, call.name, call.runner, call.group, call.arguments, request=call.request)
 
 
 def _silenced(steps: tuple[Step, ...]) -> tuple[Step, ...]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from turnloom.domain.errors import NotFound
 from turnloom.domain.event import Event, TakenOver, TurnCancelled
-from turnloom.engine.engine import Engine
+from turnloom.engine.engine import Engine, gone
 from turnloom.engine.takeover import frames_ahead
 from turnloom.ports import ConditionFailed
 from turnloom.store.turns import Record
@@ -21,7 +20,7 @@ async def cancel(engine: Engine, record: Record) -> Record:
     while True:
         found = await store.load(record.place)
         if found is None or found.turn.id != record.turn.id:
-            raise NotFound("turn", record.turn.id)
+            raise gone(record)
         if found.turn.status not in ("in_progress", "awaiting_input"):
             return found
         if found.running:

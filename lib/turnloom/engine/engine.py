@@ -9,7 +9,7 @@ from functools import partial
 
 from turnloom.domain.action import Action, CallModel, CallTools, Gather, RunShields
 from turnloom.domain.decide import decide
-from turnloom.domain.errors import Problem
+from turnloom.domain.errors import NotFound, Problem
 from turnloom.domain.event import Event, TurnFailed
 from turnloom.domain.message import JSON, Spec
 from turnloom.domain.transcript import Dialect, transcript
@@ -104,6 +104,11 @@ class Engine:
     def lease(self, seconds: float | None = None) -> int:
         """The time until which a driver that writes now is taken to be alive."""
         return self.world.clock.now() + int((seconds or self.pace.lease) * 1_000_000)
+
+
+def gone(record: Record) -> NotFound:
+    """That the turn was deleted, in the words of its API."""
+    return NotFound("response" if record.place.api == "responses" else "turn", record.turn.id)
 
 
 def _execution(record: Record, lost: int) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 
-from turnloom.domain.errors import NotFound, Problem
+from turnloom.domain.errors import Problem
 from turnloom.domain.event import Event
 from turnloom.domain.turn import Turn, fold
-from turnloom.engine.engine import Engine
+from turnloom.engine.engine import Engine, gone
 from turnloom.engine.takeover import take_over
 from turnloom.store.turns import Record
 
@@ -48,7 +48,7 @@ async def follow(engine: Engine, record: Record) -> AsyncGenerator[Event]:
         delay = soonest if batches else min(delay * 1.5, latest)
         row = await store.peek(record.place, row)
         if row is None:
-            raise NotFound("turn", record.turn.id)
+            raise gone(record)
         if not row.running and row.closing <= engine.world.clock.now():
             for event in row.events[len(record.events) :]:
                 yield event

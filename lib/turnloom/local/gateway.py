@@ -75,7 +75,7 @@ class LocalNames:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         app = self._app
         if scope["type"] == "http" and not is_own_name(Request(scope).headers.get("host", "")):
-            told = "This server answers to names of this machine alone; with TURNLOOM_AUTH set it answers to any."
+            told = "This server answers to names of this machine alone; with TURNLOOM_AUTH=keys it answers to any."
             app = _refusal(Request(scope), "unknown_host", told)
         await app(scope, receive, send)
 

@@ -15,11 +15,14 @@ def is_loopback(host: str) -> bool:
 
 
 def is_own_name(header: str) -> bool:
-    """Whether a Host header, with or without a port, is an address or a name that nobody can register."""
+    """Whether a Host header, with or without a port, is an address or a name that nobody can register.
+
+    So is none: browsers always send one.
+    """
     try:
-        name = urlsplit(f"//{header}").hostname or ""
+        name = (urlsplit(f"//{header}").hostname or "").removesuffix(".")
     except ValueError:
         return False
     with suppress(ValueError):
         return bool(ip_address(name))
-    return name in ("localhost", "host.docker.internal") or name.endswith(".localhost")
+    return name in ("", "localhost", "host.docker.internal") or name.endswith(".localhost")

@@ -240,20 +240,19 @@ class Turns:
         return records, page.more
 
     async def overdue(self, shard: int, now: int) -> AsyncGenerator[tuple[str, Place]]:
-        """Ids and places of the turns in progress, of one of the shards, whose lease has run out.
+        """Ids and places of the turns in progress, of one of the shards, whose lease has run out, the newest first.
 
         They are not read themselves: one that cannot be must not hide the others.
         """
-        after: str | None = None
+        running, before = f"running#{shard}", f"{now:017d}"
         while True:
-            before = f"{now:017d}"
-            page = await self._table.query(f"running#{shard}", after=after, before=before, limit=50, index="running")
+            page = await self._table.query(running, before=before, descending=True, limit=50, index="running")
             for row in page.rows:
                 if await self._leased_until(row) < now:
                     yield row.value["id"], self._place(row)
             if not page.more:
                 return
-            after = page.rows[-1].indexes["running"][1]
+            before = page.rows[-1].indexes["running"][1]
 
     async def _leased_until(self, row: Row) -> int:
         """Until when the driver of a turn is believed in, by its row or the last batch of its log."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from turnloom.domain.errors import InvalidRequest
@@ -27,7 +28,7 @@ def with_calls(history: Iterable[Turn], items: Sequence[Mapping[str, Any]]) -> l
 
 
 def allowed_calls(history: Sequence[Turn], items: Sequence[Mapping[str, Any]], spec: Spec) -> tuple[AllowedCall, ...]:
-    """The calls that the client has just allowed, and that have not been made yet.
+    """The calls that the client has just allowed, and that have not been made yet; only as many run as may.
 
     Raises InvalidRequest when a request was deleted since the client was taken at its word, and when a call's server is
     not among the tools again: its secrets were not kept.
@@ -45,7 +46,8 @@ def allowed_calls(history: Sequence[Turn], items: Sequence[Mapping[str, Any]], s
         if call.group not in servers:
             message = f"The call that was approved needs the MCP server '{call.group}' among the tools again."
             raise InvalidRequest(message, code="missing_required_parameter", param="tools")
-    return calls
+    most = len(calls) if spec.max_hosted_calls is None else spec.max_hosted_calls
+    return (*calls[:most], *(replace(call, runner="unknown") for call in calls[most:]))
 
 
 def _found(asked: Mapping[str, AllowedCall], request: str) -> AllowedCall:

@@ -68,12 +68,15 @@ async def _still_used_until(services: Services, thing: Disposable) -> int | None
     """When something that expires is due after all, because of a turn that came later; None when it is due now."""
     if not thing.expiring:
         return None
+    days: int | None = services.limits.session_days
+    store, thread = services.turns, thing.session_id or ""
     if thing.conversation_id is not None:
         store, thread, days = services.responses, thread_of(thing.conversation_id), services.limits.retention_days
-    else:
-        store, thread, days = services.turns, thing.session_id or "", services.limits.session_days
+    if days is None:
+        # Nothing expires now, but it may again.
+        return services.clock.now() + DAY
     newest = await store.thread(thing.owner, thread, newest_first=True, limit=1)
-    due = newest[0].turn.last_at + (days or 0) * DAY if newest else 0
+    due = newest[0].turn.last_at + days * DAY if newest else 0
     return due if due > services.clock.now() else None
 
 

@@ -125,7 +125,8 @@ class ResponseEncoder:
             case Compacted():
                 return self._compacted(event)
             case CallsAllowed():
-                return [told for given in event.calls for told in self._allowed(AllowedCall(**given))]
+                allowed = (AllowedCall(**given) for given in event.calls)
+                return [told for call in allowed if call.runner != "unknown" for told in self._allowed(call)]
             case InferenceStarted():
                 self._inferring = True
                 return []
