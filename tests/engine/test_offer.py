@@ -8,10 +8,22 @@ from typing import Any
 import pytest
 
 from tests.conftest import House
-from tests.engine.test_responses import LOOKUP, MCP, ToolServers, answered, ask, results, serve, served, stored, systems
+from tests.engine.test_responses import (
+    LOOKUP,
+    MCP,
+    ToolServers,
+    answered,
+    ask,
+    results,
+    serve,
+    served,
+    shown,
+    stored,
+    systems,
+)
 from turnloom.domain.errors import Problem, Unauthenticated, UpstreamBroken, UpstreamRejected
 from turnloom.domain.event import ToolsListed
-from turnloom.domain.message import Spec, Tool, ToolServer, ToolSource
+from turnloom.domain.message import AssistantMessage, Spec, Tool, ToolServer, ToolSource, distinct_name
 from turnloom.domain.turn import Listing, Turn
 from turnloom.engine.offer import known_tools, offer
 
@@ -51,6 +63,48 @@ async def test_tools_of_two_servers_may_share_a_name(house: House) -> None:
     [inference, _] = turn.inferences
     assert (inference.calls[0].name, inference.calls[0].group) == ("look", "other"), "the client knows its own name"
     assert results(house) == ["looked"] and len(tools.ran) == 1
+
+
+def called(house: House) -> list[str]:
+    """The names of the calls that the model was shown last."""
+    return [call.name for m in shown(house) if isinstance(m, AssistantMessage) for call in m.calls]
+
+
+async def test_calls_of_tools_that_share_a_name_are_shown_again_as_they_were_made(house: House) -> None:
+    servers(house, [served("look")], [served("look")])
+    house.model.calls(("other__look", {}), ("look", {}))
+    house.model.says("Done.")
+    turn = await answered(house, "Hi", tools=[MCP, OTHER])
+    assert called(house) == ["other__look", "look"]
+    house.model.says("Fine.")
+    await answered(house, "And?", previous_response_id=turn.id, tools=[MCP, OTHER])
+    assert called(house) == ["other__look", "look"]
+    house.model.says("Fine.")
+    await answered(house, "And?", previous_response_id=turn.id)
+    assert called(house) == ["look", "look"], "without the tools nothing tells them apart"
+
+
+async def test_a_call_of_a_tool_in_a_namespace_is_shown_again_as_it_was_made(house: House) -> None:
+    flat = {"type": "function", "name": "space__fly"}
+    house.model.calls(("space__fly__2", {}))
+    turn = await answered(house, "Hi", tools=[flat, SPACE])
+    [call] = turn.inferences[0].calls
+    assert (call.name, call.group) == ("fly", "space")
+    house.model.says("Fine.")
+    output = {"type": "function_call_output", "call_id": call.call_id, "output": "flown"}
+    await answered(house, output, previous_response_id=turn.id, tools=[flat, SPACE])
+    assert called(house) == ["space__fly__2"]
+
+
+async def test_a_call_by_a_long_name_is_shown_again_by_the_short_one(house: House) -> None:
+    long = {"type": "function", "name": "x" * 100}
+    assert (await offered(house, long))[0] == [short := distinct_name("x" * 100, ())]
+    echoed = {"type": "function_call", "call_id": "c", "name": "x" * 100, "arguments": "{}"}
+    output = {"type": "function_call_output", "call_id": "c", "output": "done"}
+    for tools in ([long], []):
+        house.model.says("Fine.")
+        await answered(house, echoed, output, tools=tools)
+        assert called(house) == [short] and len(short) == 64
 
 
 def mcp_source(group: str, name: str) -> ToolSource:

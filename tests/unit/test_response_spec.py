@@ -67,7 +67,8 @@ def test_names_that_look_made_up_are_still_told_apart(length: int) -> None:
 def test_a_call_is_replayed_under_the_name_that_the_tool_was_offered_by(namespace: str, name: str) -> None:
     [tool] = spec({"type": "namespace", "name": namespace, "tools": [{"type": "function", "name": name}]}).tools
     call = Call("c", tool.called, "client", tool.namespace)
-    assert call.as_message().name == tool.name == flat_name(namespace, name) and len(tool.name) <= 64
+    assert call.as_message().tool == tool.key
+    assert tool.name == flat_name(namespace, name) and len(tool.name) <= 64
 
 
 def test_long_names_that_begin_alike_do_not_end_alike() -> None:

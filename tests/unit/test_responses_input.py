@@ -191,7 +191,7 @@ def test_images_in_an_output_follow_as_a_message_of_the_users() -> None:
 def test_hosted_calls_bring_their_results_and_text_behind_them_is_the_next_message() -> None:
     items = (mcp("x", output="one"), mcp("y", error={"type": "http_error", "code": 500, "message": "boom"}))
     assert messages(reasoning("Hm."), *items, message("assistant", "So.")) == [
-        AssistantMessage(calls=(ToolCall("mcp_x", "x", "{}"), ToolCall("mcp_y", "y", "{}")), reasoning="Hm."),
+        AssistantMessage(calls=tuple(ToolCall(f"mcp_{n}", n, "{}", "s", hosted=True) for n in "xy"), reasoning="Hm."),
         ToolMessage("mcp_x", "one", "x"),
         ToolMessage("mcp_y", "boom", "y"),
         AssistantMessage("So."),
@@ -214,7 +214,7 @@ def test_a_search_from_an_echo_is_a_call_and_what_it_found() -> None:
     found = [{"filename": "a", "text": "b"}]
     search: Item = {"type": "file_search_call", "id": "fs_1", "status": "completed", "queries": ["q"], "results": found}
     said, told = messages(search)
-    assert said == AssistantMessage(calls=(ToolCall("fs_1", "file_search", '{"queries": ["q"]}'),))
+    assert said == AssistantMessage(calls=(ToolCall("fs_1", "file_search", '{"queries": ["q"]}', hosted=True),))
     assert told == ToolMessage("fs_1", json.dumps(found), "file_search")
     assert messages({**search, "results": None})[1] == ToolMessage("fs_1", UNKEPT, "file_search")
 

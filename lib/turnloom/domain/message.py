@@ -42,13 +42,27 @@ Part = TextPart | ImagePart | FilePart
 Content = str | tuple[Part, ...]
 
 
+ToolKey = tuple[bool, str | None, str]
+"""What tells a tool from others: whether it is run here, its group, and its name in there."""
+
+
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A call as the model wrote it: `arguments` is its JSON text, verbatim."""
+    """A call as the model wrote it: `arguments` is its JSON text, verbatim.
+
+    The `name` is the tool's own in its `group`, which is a client's namespace, or the server of one that is run here
+    (`hosted`). The model may know it by another.
+    """
 
     call_id: str
     name: str
     arguments: str
+    group: str | None = None
+    hosted: bool = False
+
+    @property
+    def tool(self) -> ToolKey:
+        return self.hosted, self.group, self.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +127,12 @@ class Tool:
     namespace: str | None = None
     called: str = ""
     approval: bool = False
+
+    @property
+    def key(self) -> ToolKey:
+        if self.source is not None:
+            return True, self.source.group, self.source.name
+        return False, self.namespace, self.called or self.name
 
 
 @dataclass(frozen=True, slots=True)

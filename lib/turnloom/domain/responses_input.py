@@ -35,7 +35,6 @@ from turnloom.domain.message import (
     ToolCall,
     ToolMessage,
     UserMessage,
-    flat_name,
 )
 from turnloom.domain.transcript import NOT_ALLOWED, Dialect, content_text, part_of_result, summary_message
 from turnloom.domain.turn import Call, Inference, Turn, remembered
@@ -191,12 +190,12 @@ class _Reader:
             return
         match kind:
             case "function_call":
-                name, arguments = flat_name(item.get("namespace"), item["name"]), item["arguments"] or "{}"
+                name, arguments = item["name"], item["arguments"] or "{}"
             case "custom_tool_call":
-                name, arguments = flat_name(item.get("namespace"), item["name"]), _json({"input": item["input"]})
+                name, arguments = item["name"], _json({"input": item["input"]})
             case _:
                 name, arguments = kind.removesuffix("_call"), _json(_payload(item))
-        self.calls.append(ToolCall(item["call_id"], name, arguments))
+        self.calls.append(ToolCall(item["call_id"], name, arguments, item.get("namespace")))
 
     def _hosted(self, item: Item, kind: str, place: int) -> None:
         if item.get("status") == "incomplete":
@@ -211,7 +210,7 @@ class _Reader:
         if item.get("approval_request_id") in self.asked:
             self.answers.append(ToolMessage(item["approval_request_id"], result, name))
             return
-        self.calls.append(ToolCall(call_id, name, arguments))
+        self.calls.append(ToolCall(call_id, name, arguments, item.get("server_label"), hosted=True))
         self.answers.append(ToolMessage(call_id, result, name))
 
     def _compaction(self, item: Item) -> None:
@@ -223,7 +222,8 @@ class _Reader:
         if not item.get("id"):
             return
         self.asked.add(item["id"])
-        self.calls.append(ToolCall(item["id"], item["name"], item["arguments"] or "{}"))
+        arguments = item["arguments"] or "{}"
+        self.calls.append(ToolCall(item["id"], item["name"], arguments, item.get("server_label"), hosted=True))
         self.answers.append(ToolMessage(item["id"], NOT_ALLOWED, item["name"]))
 
     def _approval_response(self, item: Item) -> None:

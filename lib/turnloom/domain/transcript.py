@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import assert_never
 
 from turnloom.domain.event import ShieldsRun
@@ -21,8 +22,11 @@ from turnloom.domain.message import (
     SystemMessage,
     TextPart,
     ToolCall,
+    ToolKey,
     ToolMessage,
     UserMessage,
+    distinct_name,
+    flat_name,
 )
 from turnloom.domain.turn import (
     ClientRun,
@@ -58,10 +62,17 @@ class Dialect:
     replays_failed: bool
 
 
-def transcript(spec: Spec, history: Iterable[Turn], turn: Turn, dialect: Dialect) -> tuple[Message, ...]:
+Names = Mapping[ToolKey, str]
+"""What the tools of a request are called upstream."""
+
+
+def transcript(
+    spec: Spec, history: Iterable[Turn], turn: Turn, dialect: Dialect, names: Names = MappingProxyType({})
+) -> tuple[Message, ...]:
     """The messages for the next model call of `turn`, the history given oldest first.
 
-    A summary, made by the server or brought along by the client, takes the place of all that came before it.
+    A summary, made by the server or brought along by the client, takes the place of all that came before it. Calls are
+    told by the `names` under which their tools are offered now.
     """
     messages: list[Message] = []
     for earlier in history:
@@ -74,7 +85,7 @@ def transcript(spec: Spec, history: Iterable[Turn], turn: Turn, dialect: Dialect
         messages.clear()
     messages += _turn_messages(turn, dialect, current=True)
     instructions = [SystemMessage(spec.instructions)] if spec.instructions else []
-    return (*instructions, *_arranged(messages))
+    return (*instructions, *_arranged(messages, names))
 
 
 def summary_message(summary: str) -> SystemMessage:
@@ -228,13 +239,13 @@ def _insert_context(text: str, messages: list[Message]) -> None:
     messages[place] = UserMessage(content)
 
 
-def _arranged(messages: Sequence[Message]) -> Iterator[Message]:
+def _arranged(messages: Sequence[Message], names: Names) -> Iterator[Message]:
     """Put every tool message behind its call, answer the calls that have none, and retell results without a call."""
     matched = _matched(messages)
     for place, message in enumerate(messages):
         match message:
             case AssistantMessage():
-                yield message
+                yield _with_names(message, names)
                 for number, call in enumerate(message.calls):
                     yield _answer(call, messages, matched.results.get((place, number)))
             case ToolMessage():
@@ -244,6 +255,18 @@ def _arranged(messages: Sequence[Message]) -> Iterator[Message]:
                 yield message
             case _:
                 assert_never(message)
+
+
+def _with_names(message: AssistantMessage, names: Names) -> AssistantMessage:
+    if not message.calls:
+        return message
+    return replace(message, calls=tuple(_named(call, names) for call in message.calls))
+
+
+def _named(call: ToolCall, names: Names) -> ToolCall:
+    """The call by the name of its tool upstream; a tool that is gone has the one that it would have alone."""
+    alone = call.name if call.hosted else flat_name(call.group, call.name)
+    return ToolCall(call.call_id, names.get(call.tool) or distinct_name(alone, ()), call.arguments)
 
 
 def _answer(call: ToolCall, messages: Sequence[Message], place: int | None) -> ToolMessage:

@@ -46,7 +46,7 @@ from turnloom.domain.event import (
     TurnFailed,
     TurnStarted,
 )
-from turnloom.domain.message import JSON, AllowedCall, ToolCall, ToolKind, Usage, flat_name
+from turnloom.domain.message import JSON, AllowedCall, ToolCall, ToolKind, Usage
 
 T = TypeVar("T")
 Status = Literal["in_progress", "awaiting_input", "completed", "failed", "abandoned", "cancelled"]
@@ -87,10 +87,9 @@ class Call:
 
     def as_message(self) -> ToolCall:
         """The call as the model is shown it again."""
-        name = flat_name(self.group, self.name) if self.runner == "client" else self.name
-        if self.kind == "custom":
-            return ToolCall(self.call_id, name, json.dumps({"input": self.arguments}, ensure_ascii=False))
-        return ToolCall(self.call_id, name, self.arguments or "{}")
+        custom = self.kind == "custom"
+        arguments = json.dumps({"input": self.arguments}, ensure_ascii=False) if custom else self.arguments or "{}"
+        return ToolCall(self.call_id, self.name, arguments, self.group, self.runner in ("server", "approval"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from turnloom.domain.message import JSON, Spec
 from turnloom.domain.transcript import Dialect, transcript
 from turnloom.domain.turn import Turn
 from turnloom.engine.journal import Journal
+from turnloom.engine.offer import names
 from turnloom.engine.scene import Scene, World
 from turnloom.ports import Meter, NotStarted, Orchestrator, ToolScope
 from turnloom.store.turns import Place, Record, Turns, Unstored
@@ -35,7 +36,9 @@ class Brief:
         """The turn as this action needs it; only the model, the shields and a summary get to see messages."""
         shown = isinstance(action, CallModel | RunShields)
         shown = shown or (isinstance(action, Gather) and self.spec.compact_above is not None)
-        messages = transcript(self.spec, self.history, turn, self.dialect) if shown else ()
+        if not shown:
+            return Scene(turn, self.spec, (), self.scope, patience)
+        messages = transcript(self.spec, self.history, turn, self.dialect, names(self.spec, turn))
         return Scene(turn, self.spec, messages, self.scope, patience)
 
 

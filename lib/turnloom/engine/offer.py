@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from turnloom.domain.errors import InvalidRequest
 from turnloom.domain.message import Spec, Tool, ToolServer, ToolSource, distinct_name, flat_name
+from turnloom.domain.transcript import Names
 from turnloom.domain.turn import Listing, Turn
 
 
@@ -40,6 +41,11 @@ def known_tools(spec: Spec, turn: Turn) -> tuple[Tool, ...]:
     listings = {step.server: step.tools for step in turn.steps if isinstance(step, Listing)}
     served = (tool for server in spec.servers for tool in _served(server, listings))
     return tuple(_distinct((*_newest(spec.tools), *served)))
+
+
+def names(spec: Spec, turn: Turn) -> Names:
+    """What each of these tools is called upstream, whether or not it is offered."""
+    return {tool.key: tool.name for tool in known_tools(spec, turn)}
 
 
 def hosted_calls_left(spec: Spec, turn: Turn) -> int | None:

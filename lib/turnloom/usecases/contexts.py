@@ -11,7 +11,7 @@ from turnloom.domain.responses_input import RESPONSES, check_calls
 from turnloom.domain.transcript import transcript
 from turnloom.domain.turn import Turn
 from turnloom.engine.compact import summed_up, tokens
-from turnloom.engine.offer import offer
+from turnloom.engine.offer import names, offer
 from turnloom.ports import ModelRequest
 from turnloom.usecases.approvals import with_calls
 from turnloom.usecases.response_rules import rules
@@ -48,6 +48,6 @@ async def _request(services: Services, owner: str, asked: ResponseRequest) -> tu
     spec = rules(services, asked.settings, chain.turns, items)
     now = services.clock.now()
     turn = Turn(ids.response_id(now, 0, ids.new_thread(services.entropy)), input=tuple(items))
-    messages: tuple[Message, ...] = transcript(spec, chain.turns, turn, RESPONSES)
+    messages: tuple[Message, ...] = transcript(spec, chain.turns, turn, RESPONSES, names(spec, turn))
     tools = offer(replace(spec, choice_group=None), turn, forced=False).tools
     return ModelRequest(spec.model, messages, tools, response_format=spec.response_format), (*chain.turns, turn)
