@@ -385,6 +385,18 @@ async def test_a_response_that_completes_while_it_is_deleted_keeps_its_place_in_
     assert await held(house, conversation) == ["Hi", "One."]
 
 
+async def test_who_waits_for_a_response_that_is_deleted_is_told_so_in_the_words_of_its_api(house: House) -> None:
+    gate = asyncio.Event()
+    house.model.answers(gate, TextChunk("One."), Finished("stop", USAGE))
+    run = await ask(house, "Hi", stream=False)
+    waiting = asyncio.create_task(run.settled())
+    await delete_response(house.services, "me", run.record.turn.id)
+    gate.set()
+    with pytest.raises(NotFound, match="Response 'resp_") as gone:
+        await waiting
+    assert gone.value.code == "response_not_found"
+
+
 async def test_of_two_responses_at_once_one_is_told_that_the_conversation_is_locked(house: House) -> None:
     gate = asyncio.Event()
     house.model._rule = lambda request: [gate, *echo(request)]
