@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Literal
 
 from turnloom.domain.event import Event, ToolCompleted, ToolStarted
-from turnloom.domain.message import JSON, Tool
+from turnloom.domain.message import Tool
 from turnloom.domain.turn import Call
 from turnloom.engine.offer import known_tools
 from turnloom.engine.scene import Scene, Stamp, World
+from turnloom.engine.schema_check import faults_of, shortened
 from turnloom.ports import ToolError, ToolResult, Tools
 
-MOST_FAULTS = 5
+REFUSAL_CHARACTERS = 4000
+"""A refusal quotes what the model wrote, which may be of any length."""
 
 
 async def call_tools(call_ids: Sequence[str], scene: Scene, world: World, stamp: Stamp) -> AsyncGenerator[Event]:
@@ -45,8 +47,9 @@ async def run_call(call: Call, scene: Scene, tools: Tools) -> ToolResult:
     began = call.call_id in (scene.turn.started_calls or {})
     if tool.source is None or (began and not tool.source.repeatable):
         return _refused("interrupted", f"The call of '{call.name}' was cut off; whether it had its effect is unknown.")
-    if faults := _faults(arguments, tool):
-        return _refused("arguments", f"The arguments of '{call.name}' do not match its parameters: {faults}")
+    # Arguments that are laid over the model's need not be in what it wrote.
+    if faults := faults_of({**arguments, **tool.source.args}, tool.parameters):
+        return _refused("arguments", f"The arguments of '{call.name}' do not match its parameters: {'; '.join(faults)}")
     return await tools.call(tool.source, arguments, scene.scope)
 
 
@@ -61,29 +64,8 @@ def _is_called(tool: Tool, call: Call) -> bool:
     return (source.group, source.name) == (call.group, call.name)
 
 
-def _faults(arguments: Mapping[str, JSON], tool: Tool) -> str:
-    """What is wrong with the arguments by the tool's schema; nothing, where the schema itself is no schema.
-
-    Arguments that are laid over the model's need not be in what it wrote.
-    """
-    # Imported late: it takes 60 ms, and most functions never run a tool.
-    from jsonschema.validators import validator_for
-    from referencing import Registry
-
-    given = {**arguments, **(tool.source.args if tool.source else {})}
-    schema = dict(tool.parameters)
-    try:
-        kind = validator_for(schema)
-        kind.check_schema(schema)
-        # With a registry of its own a schema refers to nothing outside: the default one fetches what is named.
-        found = [error.message for error in kind(schema, registry=Registry()).iter_errors(given)]
-    except Exception:
-        # A server may send anything: endless references, patterns that are none, a `$schema` that is no text.
-        return ""
-    return "; ".join(found[:MOST_FAULTS])
-
-
 def _refused(kind: Literal["unknown", "arguments", "interrupted"], message: str) -> ToolResult:
+    message = shortened(message, REFUSAL_CHARACTERS)
     return ToolResult(message, error=ToolError(kind, message))
 
 
