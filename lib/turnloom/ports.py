@@ -277,7 +277,7 @@ class Retriever(Protocol):
         """The file at an https address, of at most 20 MiB; raises InvalidRequest (`invalid_value`)."""
         ...
 
-    async def pdf_text(self, content: bytes) -> str:
+    async def pdf_text(self, content: bytes, owner: str) -> str:
         """The text in a PDF, of at most 1 MiB, never blank; raises InvalidRequest (`unsupported_file`)."""
         ...
 

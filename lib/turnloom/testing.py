@@ -202,7 +202,7 @@ class InlineDocuments:
             raise InvalidRequest("nothing lies there", code="invalid_value")
         return self.files[url]
 
-    async def pdf_text(self, content: bytes) -> str:
+    async def pdf_text(self, content: bytes, owner: str) -> str:
         text = content.removeprefix(b"%PDF-").decode()
         if not text:
             raise InvalidRequest("no text", code="unsupported_file")

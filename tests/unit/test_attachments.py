@@ -68,7 +68,7 @@ def message(*parts: Part, role: str = "user") -> Part:
 
 async def refusal(services: Services, *items: Part) -> InvalidRequest:
     with pytest.raises(InvalidRequest) as refused:
-        await prepared(services, items)
+        await prepared(services, "me", items)
     return refused.value
 
 
@@ -87,7 +87,7 @@ async def test_items_without_files_come_back_as_the_same_objects(
         message({"type": "input_file", "file_id": "file_1"}),
         message(at(text="read before")),
     ]
-    made = await prepared(services, items)
+    made = await prepared(services, "me", items)
     assert all(after is before for after, before in zip(made, items, strict=True))
     assert documents.fetched == []
 
@@ -98,13 +98,13 @@ async def test_items_without_files_come_back_as_the_same_objects(
 )
 async def test_files_of_text_stay_as_they_are(services: Services, part: Part) -> None:
     item = message(part)
-    assert (await prepared(services, [item]))[0] is item
+    assert (await prepared(services, "me", [item]))[0] is item
 
 
 @pytest.mark.parametrize("part", [sent(b"%PDF-text"), sent(ZIP, "application/zip"), sent(b"\x89PNG\xff", "image/png")])
 async def test_files_stay_as_they_are_where_the_model_takes_files(with_files: Services, part: Part) -> None:
     item = message(part)
-    assert (await prepared(with_files, [item]))[0] is item
+    assert (await prepared(with_files, "me", [item]))[0] is item
 
 
 # --- PDFs
@@ -122,14 +122,14 @@ async def test_files_stay_as_they_are_where_the_model_takes_files(with_files: Se
     ],
 )
 async def test_a_pdf_becomes_text_where_the_model_takes_no_files(services: Services, part: Part) -> None:
-    made = await prepared(services, [message(part)])
+    made = await prepared(services, "me", [message(part)])
     assert made == [message({**part, "text": "the text"})]
     assert read(made, True) == [UserMessage("a.pdf\n\nthe text")]
 
 
 async def test_the_request_itself_is_not_changed(services: Services) -> None:
     item = message(sent(b"%PDF-text"), {"type": "input_text", "text": "What is this?"})
-    [made] = await prepared(services, [item])
+    [made] = await prepared(services, "me", [item])
     assert item == message(sent(b"%PDF-text"), {"type": "input_text", "text": "What is this?"})
     assert made["content"][1] is item["content"][1]
 
@@ -138,7 +138,7 @@ async def test_the_request_itself_is_not_changed(services: Services) -> None:
 async def test_the_output_of_a_call_may_hold_files(services: Services, documents: InlineDocuments, kind: str) -> None:
     documents.files[PLACE] = FetchedFile(b"%PDF-two", "application/pdf", "two.pdf")
     output = {"type": kind, "call_id": "c", "output": [sent(b"%PDF-one"), at()]}
-    [made] = await prepared(services, [output])
+    [made] = await prepared(services, "me", [output])
     assert [part["text"] for part in made["output"]] == ["one", "two"]
     refused = await refusal(services, {**output, "output": [sent(b"x"), sent(ZIP)]})
     assert refused.param == "input[0].output[1].file_data"
@@ -149,7 +149,7 @@ async def test_the_output_of_a_call_may_hold_files(services: Services, documents
 
 async def test_a_file_at_an_address_is_put_into_its_part(services: Services, documents: InlineDocuments) -> None:
     documents.files[PLACE] = FetchedFile("Grüße".encode(), "text/plain", "greeting.txt")
-    made = await prepared(services, [message(at())])
+    made = await prepared(services, "me", [message(at())])
     data = f"data:text/plain;base64,{base64.b64encode('Grüße'.encode()).decode()}"
     assert made == [message(at(filename="greeting.txt", file_data=data))]
     assert read(made, True) == [UserMessage("greeting.txt\n\nGrüße")]
@@ -160,13 +160,13 @@ async def test_the_name_in_the_part_goes_before_the_name_at_the_address(
     services: Services, documents: InlineDocuments, given: str, found: str, kept: str
 ) -> None:
     documents.files[PLACE] = FetchedFile(b"x", "text/plain", found)
-    [made] = await prepared(services, [message(at(filename=given))])
+    [made] = await prepared(services, "me", [message(at(filename=given))])
     assert made["content"][0]["filename"] == kept
 
 
 async def test_a_file_without_any_name_gets_none(services: Services, documents: InlineDocuments) -> None:
     documents.files[PLACE] = FetchedFile(b"x", "text/plain", "")
-    [made] = await prepared(services, [message(at())])
+    [made] = await prepared(services, "me", [message(at())])
     assert "filename" not in made["content"][0]
 
 
@@ -174,7 +174,7 @@ async def test_the_text_of_a_pdf_at_an_address_is_kept_and_its_bytes_are_not(
     services: Services, documents: InlineDocuments
 ) -> None:
     documents.files[PLACE] = FetchedFile(b"%PDF-the text", "application/octet-stream", "a.pdf")
-    assert await prepared(services, [message(at())]) == [message(at(filename="a.pdf", text="the text"))]
+    assert await prepared(services, "me", [message(at())]) == [message(at(filename="a.pdf", text="the text"))]
 
 
 async def test_a_pdf_at_an_address_is_passed_on_where_the_model_takes_files(
@@ -182,13 +182,13 @@ async def test_a_pdf_at_an_address_is_passed_on_where_the_model_takes_files(
 ) -> None:
     documents.files[PLACE] = FetchedFile(b"%PDF-the text", "application/octet-stream", "a.pdf")
     data = base64.b64encode(b"%PDF-the text").decode()
-    made = await prepared(with_files, [message(at())])
+    made = await prepared(with_files, "me", [message(at())])
     assert read(made, True) == [UserMessage((FilePart(f"data:application/pdf;base64,{data}", "a.pdf"),))]
 
 
 async def test_what_was_sent_along_is_not_fetched_again(services: Services, documents: InlineDocuments) -> None:
     item = message(sent(b"plain") | {"file_url": PLACE})
-    assert (await prepared(services, [item]))[0] is item
+    assert (await prepared(services, "me", [item]))[0] is item
     assert documents.fetched == []
 
 
@@ -213,7 +213,7 @@ async def test_five_files_are_fetched_side_by_side_and_come_back_in_their_places
     services = equipped(services, retriever=crowd)
     urls = [f"https://files.example/{number}" for number in range(10)]
     async with asyncio.timeout(10):
-        made = await prepared(services, [message(*map(at, urls[:7])), message(*map(at, urls[7:]))])
+        made = await prepared(services, "me", [message(*map(at, urls[:7])), message(*map(at, urls[7:]))])
     assert crowd.most == 5
     assert [part["filename"] for item in made for part in item["content"]] == urls
 
@@ -257,7 +257,7 @@ async def test_an_address_that_gives_nothing_is_named_by_its_path(services: Serv
 async def test_all_addresses_together_give_only_so_much(services: Services, documents: InlineDocuments) -> None:
     half = attachments.MOST_FETCHED_BYTES // 2
     documents.files[PLACE] = FetchedFile(b"x" * half, "text/plain", "a")
-    assert len(await prepared(services, [message(at(), at())])) == 1
+    assert len(await prepared(services, "me", [message(at(), at())])) == 1
     refused = await refusal(services, message(at(), at(), at()))
     assert (refused.code, refused.param) == ("invalid_value", "input[0].content[2].file_url")
 
@@ -292,7 +292,7 @@ async def test_a_name_with_a_type_tells_what_a_store_without_types_does_not(
     services: Services, documents: InlineDocuments
 ) -> None:
     documents.files[PLACE] = FetchedFile(b"<p>\xff</p>", "binary/octet-stream", "a.html")
-    made = await prepared(services, [message(at(), {"type": "input_text", "text": "x"})])
+    made = await prepared(services, "me", [message(at(), {"type": "input_text", "text": "x"})])
     [shown] = read(made, True)
     assert isinstance(shown, UserMessage)
     assert shown.content[0] == TextPart("a.html\n\n<p>\N{REPLACEMENT CHARACTER}</p>")
@@ -312,5 +312,5 @@ async def test_the_first_file_that_is_not_ready_in_time_is_named_by_its_place(se
     slow = equipped(services, retriever=NeverThere({"https://files.example/there": there}))
     item = message({"type": "input_text", "text": "x"}, sent(b"%PDF-x"), at("https://files.example/there"), at())
     with pytest.raises(InvalidRequest) as refused:
-        await prepared(slow, [item], seconds=0.01)
+        await prepared(slow, "me", [item], seconds=0.01)
     assert (refused.value.code, refused.value.param) == ("invalid_value", "input[0].content[3].file_url")

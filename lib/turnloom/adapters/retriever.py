@@ -5,19 +5,15 @@ And whole files from behind the guard, and the text that is in a PDF.
 
 from __future__ import annotations
 
-import asyncio
 import base64
-import io
-import logging
 import re
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from email.message import Message
 from email.utils import collapse_rfc2231_value
 from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
 from turnloom.adapters.guard import MIB, Fetched, Guard, text_of
+from turnloom.adapters.pdf import PdfReader
 from turnloom.domain.errors import InvalidRequest
 from turnloom.domain.message import JSON
 from turnloom.ports import FetchedFile
@@ -43,10 +39,10 @@ class DocumentRetriever:
     PDF may take `pdf_seconds`.
     """
 
-    def __init__(self, guard: Guard, *, pdf_seconds: float = 30.0) -> None:
+    def __init__(self, guard: Guard, *, pdf_seconds: float = 20.0) -> None:
         self._guard = guard
         self._https = replace(guard, https_only=True)
-        self._pdf_seconds = pdf_seconds
+        self._pdfs = PdfReader(pdf_seconds)
 
     def check(self, content: JSON, mime_type: str) -> None:
         """Refuse, without reading it, a document of a kind, size or address that is not taken.
@@ -68,16 +64,9 @@ class DocumentRetriever:
         fetched = await self._https.fetch(url, max_bytes=_MOST_FILE_BYTES, timeout=_FILE_SECONDS, code="invalid_value")
         return FetchedFile(_in_utf8(fetched), _media_type(fetched.content_type), _filename(fetched))
 
-    async def pdf_text(self, content: bytes) -> str:
+    async def pdf_text(self, content: bytes, owner: str) -> str:
         """The text of all pages, a blank line between them; raises InvalidRequest (`unsupported_file`)."""
-        if len(content) > _MOST_FILE_BYTES:
-            raise _unsupported(f"it has more than {_MOST_FILE_BYTES} bytes")
-        try:
-            # A thread cannot be stopped from outside: it looks at the deadline itself, after each page.
-            async with asyncio.timeout(self._pdf_seconds):
-                return await asyncio.to_thread(_pdf_text, content, time.monotonic() + self._pdf_seconds)
-        except TimeoutError:
-            raise _unsupported(f"reading it takes longer than {self._pdf_seconds:g} seconds") from None
+        return await self._pdfs.text(content, owner)
 
 
 def check_document(content: JSON, mime_type: str, guard: Guard) -> str | _Address:
@@ -187,49 +176,3 @@ def _attached_name(disposition: str) -> str:
     names = [value for key, value in parameters if key.lower() == "filename"]
     # Of a plain name and one with a charset, which is there for better clients, the second comes last.
     return collapse_rfc2231_value(names[-1]) if names else ""
-
-
-# --- PDF
-
-
-def _pdf_text(content: bytes, deadline: float) -> str:
-    """The text of a PDF; raises TimeoutError when time is up between two pages."""
-    pages: list[str] = []
-    size = 0
-    try:
-        for page in _pages(content):
-            pages += [page] if page.strip() else []
-            size += len(page)
-            if size > _MOST_BYTES:
-                break
-            if time.monotonic() > deadline:
-                raise TimeoutError
-    except (InvalidRequest, TimeoutError):
-        raise
-    except Exception:
-        # In a broken file the library trips over anything, with exceptions of every kind.
-        raise _unsupported("it is broken") from None
-    if not pages:
-        raise _unsupported("it has no text; its pages may be images")
-    # Lone surrogates, which a broken font can give, could not be stored.
-    text = "\n\n".join(pages).encode("utf-8", "replace")
-    if len(text) > _MOST_BYTES:
-        raise _unsupported(f"it has more than {_MOST_BYTES} bytes of text")
-    return text.decode()
-
-
-def _pages(content: bytes) -> Iterator[str]:
-    from pypdf import PdfReader
-    from pypdf.errors import FileNotDecryptedError
-
-    # A broken file can bring about a warning for each of its bytes.
-    logging.getLogger("pypdf").setLevel(logging.CRITICAL)
-    try:
-        for page in PdfReader(io.BytesIO(content)).pages:
-            yield page.extract_text()
-    except FileNotDecryptedError:
-        raise _unsupported("it needs a password") from None
-
-
-def _unsupported(fault: str) -> InvalidRequest:
-    return InvalidRequest(f"The text of the PDF cannot be read: {fault}", code="unsupported_file")

@@ -30,7 +30,9 @@ MOST_SECONDS = 25.0
 _LISTS = {"message": "content", "function_call_output": "output", "custom_tool_call_output": "output"}
 
 
-async def prepared(services: Services, items: Sequence[Mapping[str, Any]], seconds: float = MOST_SECONDS) -> list[JSON]:
+async def prepared(
+    services: Services, owner: str, items: Sequence[Mapping[str, Any]], seconds: float = MOST_SECONDS
+) -> list[JSON]:
     """The items with the content of their files in them; an item in which nothing changes is the same object.
 
     A part that had a `file_url` gets `file_data`, and `filename` if it had none. A PDF that the model cannot take gets
@@ -43,7 +45,7 @@ async def prepared(services: Services, items: Sequence[Mapping[str, Any]], secon
     if not spots:
         return made
     world = services.engine.world
-    desk = _Desk(world.retriever, world.model.takes_files, asyncio.Semaphore(AT_ONCE), seconds)
+    desk = _Desk(owner, world.retriever, world.model.takes_files, asyncio.Semaphore(AT_ONCE), seconds)
     for spot, part in zip(spots, await _side_by_side(desk, spots), strict=True):
         if part is spot.part:
             continue
@@ -96,8 +98,9 @@ async def _side_by_side(desk: _Desk, spots: Sequence[_Spot]) -> list[Mapping[str
 
 @dataclass(slots=True)
 class _Desk:
-    """Where the files of one request are worked on; `left` is how many bytes may still be fetched."""
+    """Where the files of one request of the owner are worked on; `left` is how many bytes may still be fetched."""
 
+    owner: str
     retriever: Retriever
     takes_files: bool
     seats: asyncio.Semaphore
@@ -138,4 +141,4 @@ class _Desk:
         if file.media != PDF:
             message = f"'{file.name}' is of type '{file.media}': only texts and PDFs can be read here"
             raise InvalidRequest(message, code="unsupported_file")
-        return await self.retriever.pdf_text(file.content)
+        return await self.retriever.pdf_text(file.content, self.owner)

@@ -104,7 +104,7 @@ async def _whole(
 ) -> Sequence[JSON]:
     """The items with everything that they refer to, as they are stored."""
     try:
-        return await prepared(services, await resolved(services, owner, items, conversation=conversation_id))
+        return await prepared(services, owner, await resolved(services, owner, items, conversation=conversation_id))
     except CallerError as problem:
         # By the name that the items have in this body.
         problem.param = problem.param.replace("input", "items", 1) if problem.param else None

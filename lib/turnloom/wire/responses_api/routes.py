@@ -164,7 +164,7 @@ async def compact_openai_response(request: Request, services: Home, owner: Owner
     settings = {"model": asked.model, "instructions": asked.instructions or ""}
     if asked.previous_response_id is not None:
         settings["previous_response_id"] = asked.previous_response_id
-    wanted = ResponseRequest(await prepared(services, items), settings)
+    wanted = ResponseRequest(await prepared(services, owner, items), settings)
     seal, now = sealer(services, owner), services.clock.now()
 
     told = partial(compaction_json, now=now, seal=seal)
@@ -305,7 +305,7 @@ async def _wanted(
     """The request with everything that its items refer to."""
     previous = asked.settings.get("previous_response_id")
     items = await resolved(services, owner, asked.input, conversation=asked.conversation, previous=previous)
-    files = await prepared(services, items)
+    files = await prepared(services, owner, items)
     return ResponseRequest(files, asked.settings, asked.store, key, fingerprint, asked.stream)
 
 
