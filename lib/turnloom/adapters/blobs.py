@@ -6,7 +6,6 @@ by both, so that what a folder could not hold never gets into a bucket.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import tempfile
 import time
@@ -16,11 +15,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote
 
+from turnloom.adapters.threads import Threads
+
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 
 DAY_SECONDS = 24 * 3600
+_CONNECTIONS = 16
+
+_threads = Threads("blobs", _CONNECTIONS)
 
 
 def s3_client() -> S3Client:
@@ -32,6 +36,9 @@ def s3_client() -> S3Client:
         "s3",
         config=Config(
             retries={"mode": "standard", "total_max_attempts": 4},
+            connect_timeout=2,
+            read_timeout=10,
+            max_pool_connections=_CONNECTIONS,
             # An endpoint of one's own has no host name for every bucket.
             s3={"addressing_style": "path" if os.environ.get("AWS_ENDPOINT_URL") else "auto"},
         ),
@@ -52,19 +59,19 @@ class FolderBlobs:
         self._swept = False
 
     async def put(self, key: str, content: bytes) -> None:
-        await asyncio.to_thread(self._write, self._path(key), content)
+        await _threads.run(self._write, self._path(key), content)
         if not self._swept:
             self._swept = True
-            await asyncio.to_thread(self._sweep)
+            await _threads.run(self._sweep)
 
     async def get(self, key: str) -> bytes | None:
         try:
-            return await asyncio.to_thread(self._path(key).read_bytes)
+            return await _threads.run(self._path(key).read_bytes)
         except FileNotFoundError:
             return None
 
     async def delete(self, key: str) -> None:
-        await asyncio.to_thread(self._path(key).unlink, missing_ok=True)
+        await _threads.run(self._path(key).unlink, missing_ok=True)
 
     def _path(self, key: str) -> Path:
         # One flat folder: `a` and `a/b` may both be keys, and there are no empty folders to tidy up.
@@ -100,13 +107,13 @@ class S3Blobs:
         self._bucket = bucket
 
     async def put(self, key: str, content: bytes) -> None:
-        await asyncio.to_thread(self._client.put_object, Bucket=self._bucket, Key=_checked(key), Body=content)
+        await _threads.run(self._client.put_object, Bucket=self._bucket, Key=_checked(key), Body=content)
 
     async def get(self, key: str) -> bytes | None:
-        return await asyncio.to_thread(self._read, _checked(key))
+        return await _threads.run(self._read, _checked(key))
 
     async def delete(self, key: str) -> None:
-        await asyncio.to_thread(self._client.delete_object, Bucket=self._bucket, Key=_checked(key))
+        await _threads.run(self._client.delete_object, Bucket=self._bucket, Key=_checked(key))
 
     def _read(self, key: str) -> bytes | None:
         try:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, assert_never
 
+from turnloom.adapters.threads import Threads
 from turnloom.domain.errors import TooLarge
 from turnloom.domain.message import JSON
 from turnloom.ports import Absent, Condition, ConditionFailed, Page, Row, Version
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 VALUE_BYTES = 350_000
 """What the port allows for a value; DynamoDB ends at 400 KB for the item with its keys."""
 
+_CONNECTIONS = 32
 _BATCH = 100
 """As many keys as BatchGetItem takes."""
 _PROBE = 4
@@ -32,6 +34,7 @@ _PROBE = 4
 _LIVE = "(attribute_not_exists(#ttl) OR #ttl > :now)"
 _NAMES = {"#ttl": "ttl"}  # a reserved word of the expression language
 
+_threads = Threads("dynamodb", _CONNECTIONS)
 _compact = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 Item = dict[str, Any]
@@ -52,7 +55,7 @@ def dynamodb_client() -> DynamoDBClient:
             retries={"mode": "standard", "total_max_attempts": 4},
             connect_timeout=2,
             read_timeout=5,
-            max_pool_connections=32,
+            max_pool_connections=_CONNECTIONS,
         ),
     )
 
@@ -112,7 +115,7 @@ class DynamoTable:
         self._now = now
 
     async def get(self, partition: str, sort: str) -> Row | None:
-        answer = await asyncio.to_thread(
+        answer = await _threads.run(
             self._client.get_item, TableName=self.name, Key=_key(partition, sort), ConsistentRead=True
         )
         rows = self._live([answer["Item"]] if "Item" in answer else [])
@@ -161,7 +164,7 @@ class DynamoTable:
     async def _read(self, run: _Run, request: Item) -> tuple[list[Row], Item | None]:
         """The next answer that has any live row, and where the query goes on after it, None at its end."""
         while True:
-            answer = await asyncio.to_thread(self._client.query, **request)
+            answer = await _threads.run(self._client.query, **request)
             rows = await self._rows(run, answer["Items"])
             last = answer.get("LastEvaluatedKey")
             if rows or last is None:
@@ -182,7 +185,7 @@ class DynamoTable:
         items: list[Item] = []
         pause = 0.02
         while True:
-            answer = await asyncio.to_thread(self._client.batch_get_item, RequestItems=wanted)
+            answer = await _threads.run(self._client.batch_get_item, RequestItems=wanted)
             items += answer["Responses"].get(self.name, [])
             wanted = answer.get("UnprocessedKeys") or {}
             if not wanted:
@@ -197,7 +200,7 @@ class DynamoTable:
         """Make the conditional `call`, which leaves `outcome` at the key."""
         request = given | {"TableName": self.name} | self._condition(when)
         try:
-            await asyncio.to_thread(call, **request)
+            await _threads.run(call, **request)
         except self._client.exceptions.ConditionalCheckFailedException as error:
             if not _retry_of_success(error.response, outcome):
                 raise ConditionFailed(f"{self.name}: {when}") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import logging
@@ -12,6 +11,7 @@ import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from turnloom.adapters.threads import Threads
 from turnloom.ports import NotStarted
 
 if TYPE_CHECKING:
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 NAME_LENGTH = 80
+_CONNECTIONS = 32
+
+_threads = Threads("stepfunctions", _CONNECTIONS)
 
 
 class StepFunctions:
@@ -34,7 +37,7 @@ class StepFunctions:
         self._making = threading.Lock()
 
     async def start(self, name: str, given: Mapping[str, Any]) -> None:
-        await asyncio.to_thread(self._start, execution_name(name), json.dumps(given, separators=(",", ":")))
+        await _threads.run(self._start, execution_name(name), json.dumps(given, separators=(",", ":")))
 
     def _start(self, name: str, given: str) -> None:
         from botocore.exceptions import BotoCoreError, ClientError
@@ -49,7 +52,7 @@ class StepFunctions:
             raise NotStarted(str(failure)) from failure
 
     async def runs(self, name: str) -> bool:
-        return await asyncio.to_thread(self._runs, execution_name(name))
+        return await _threads.run(self._runs, execution_name(name))
 
     def _runs(self, name: str) -> bool:
         from botocore.exceptions import BotoCoreError, ClientError
@@ -89,7 +92,7 @@ def stepfunctions_client(region: str) -> SFNClient:
             retries={"mode": "standard", "total_max_attempts": 4},
             connect_timeout=2,
             read_timeout=5,
-            max_pool_connections=32,
+            max_pool_connections=_CONNECTIONS,
         ),
     )
 
