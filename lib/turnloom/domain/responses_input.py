@@ -14,6 +14,7 @@ from __future__ import annotations
 import base64
 import json
 import mimetypes
+import string
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -86,13 +87,23 @@ def check_calls(history: Iterable[Turn], items: Sequence[JSON]) -> None:
         _mismatch(f"No tool output found for function call {call_id}.")
 
 
+_MOST_HEAD_CHARACTERS = 1000
+_MOST_ESCAPES = 100_000
+
+
 def file_content(data: str) -> tuple[str | None, bytes]:
     """Media type, if it is told, and bytes of a data URL or of bare base64. Raises ValueError when it is neither."""
     head, comma, body = data.partition(",")
     if not (comma and head.startswith("data:")):
         return None, _unbase64(data)
+    if len(head) > _MOST_HEAD_CHARACTERS:
+        raise ValueError("the media type of a data URL is too long")
     media, *parameters = head.removeprefix("data:").split(";")
-    return media, _unbase64(body) if "base64" in parameters else unquote_to_bytes(body)
+    if "base64" in parameters:
+        return media, _unbase64(body)
+    if body.count("%") > _MOST_ESCAPES:
+        raise ValueError("a data URL with so many escapes takes long to decode")
+    return media, unquote_to_bytes(body)
 
 
 @dataclass(frozen=True, slots=True)
@@ -392,4 +403,4 @@ def _reasoning(item: Item) -> str:
 
 
 def _unbase64(text: str) -> bytes:
-    return base64.b64decode("".join(text.split()), validate=True)
+    return base64.b64decode(text.encode().translate(None, string.whitespace.encode()), validate=True)

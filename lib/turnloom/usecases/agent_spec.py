@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -95,8 +96,8 @@ def _named_tools(name: str, groups: Groups) -> Iterable[Tool]:
 
 
 def _check_names(tools: Sequence[Tool]) -> None:
-    names = [tool.name for tool in tools]
-    doubled = sorted({name for name in names if names.count(name) > 1})
+    names = Counter(tool.name for tool in tools)
+    doubled = sorted(name for name, count in names.items() if count > 1)
     if doubled:
         raise InvalidRequest(f"Two tools are named '{doubled[0]}'", code="duplicate_tool")
 

@@ -21,6 +21,9 @@ from turnloom.usecases.services import Services
 AT_ONCE = 5
 """Files that are worked on side by side."""
 
+MOST_FILES = 500
+"""In one request; each is decoded on the event loop."""
+
 MOST_FETCHED_BYTES = 50 * 1024 * 1024
 """What all addresses in one request may give together."""
 
@@ -44,6 +47,8 @@ async def prepared(
     spots = list(_spots(items))
     if not spots:
         return made
+    if len(spots) > MOST_FILES:
+        raise InvalidRequest(f"The request has more than {MOST_FILES} files", code="invalid_value", param="input")
     world = services.engine.world
     desk = _Desk(owner, world.retriever, world.model.takes_files, asyncio.Semaphore(AT_ONCE), seconds)
     for spot, part in zip(spots, await _side_by_side(desk, spots), strict=True):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -245,7 +246,7 @@ def _matched(turn: Turn, responses: Sequence[JSON]) -> list[JSON]:
     wrong = {
         "missing": sorted(set(pending) - set(given)),
         "unknown": sorted(set(given) - set(pending)),
-        "given twice": sorted({call_id for call_id in given if given.count(call_id) > 1}),
+        "given twice": sorted(call_id for call_id, count in Counter(given).items() if count > 1),
     }
     faults = [f"{what}: {', '.join(call_ids)}" for what, call_ids in wrong.items() if call_ids]
     if faults:

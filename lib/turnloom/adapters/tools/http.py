@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
@@ -44,8 +45,8 @@ def http_group_tools(group: str, endpoint: str | None, args: Mapping[str, JSON])
         raise _malformed("args.tools", "must be a list of tools")
     laid_over = {name: value for name, value in args.items() if name != "tools"}
     tools = [_tool(f"args.tools[{at}]", tool, group, endpoint, laid_over) for at, tool in enumerate(described)]
-    names = [tool.name for tool in tools]
-    if doubled := next((name for name in names if names.count(name) > 1), None):
+    names = Counter(tool.name for tool in tools)
+    if doubled := next((name for name, count in names.items() if count > 1), None):
         raise InvalidRequest(f"Two tools are named '{doubled}'", code="duplicate_tool", param="args.tools")
     return tuple(tools)
 

@@ -8,6 +8,8 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from turnloom.wire.body import Body, JSONObject
 
+MOST_CLIENT_TOOLS = 1000
+
 
 def _empty_if_null(value: Any) -> Any:
     return [] if value is None else value
@@ -133,7 +135,7 @@ class AgentConfig(Body):
     input_shields: Annotated[list[str], BeforeValidator(_empty_if_null)] = []
     output_shields: Annotated[list[str], BeforeValidator(_empty_if_null)] = []
     toolgroups: Annotated[list[ToolGroupRef], BeforeValidator(_empty_if_null)] = []
-    client_tools: Annotated[list[ToolDef], BeforeValidator(_empty_if_null)] = []
+    client_tools: Annotated[list[ToolDef], BeforeValidator(_empty_if_null), Field(max_length=MOST_CLIENT_TOOLS)] = []
     tool_choice: str | None = None
     tool_prompt_format: Literal["json", "function_tag", "python_list"] | None = None
     tool_config: Annotated[ToolConfig, _default_if_null({})] = ToolConfig()

@@ -23,6 +23,10 @@ from turnloom.wire.responses_api.checks import (
 
 Secrets = dict[str, dict[str, str]]
 
+MOST_TOOLS = 1000
+MOST_SERVERS = 100
+"""How many tools, and MCP servers among them, a list may have: each takes time before the first token."""
+
 _FUNCTION_KEYS = ("type", "name", "description", "parameters", "strict")
 _CUSTOM_KEYS = ("type", "name", "description", "format")
 _GRAMMAR_KEYS = ("type", "syntax", "definition")
@@ -40,6 +44,7 @@ def read_tools(given: Sequence[Mapping[str, Any]], param: str, alias: bool) -> t
     A kept MCP tool always has `require_approval`: "always", "never" or `{"always"?, "never"?}`, each a filter with
     `tool_names` or `read_only` or both. Raises InvalidRequest with the path of what is wrong.
     """
+    _check_count(given, param, MOST_TOOLS, "tools")
     tools: list[JSON] = []
     secrets: Secrets = {}
     for place, tool in enumerate(given):
@@ -50,8 +55,14 @@ def read_tools(given: Sequence[Mapping[str, Any]], param: str, alias: bool) -> t
             _keep_secret(tool, path, secrets)
         else:
             tools.append(_client_tool(tool, path))
+    _check_count([tool for tool in tools if tool["type"] == "mcp"], param, MOST_SERVERS, "MCP servers")
     check_distinct({param: tools})
     return tools, secrets
+
+
+def _check_count(items: Sequence[JSON], param: str, limit: int, noun: str) -> None:
+    if len(items) > limit:
+        wrong_value(param, f"Invalid value for '{param}': it has more than {limit} {noun}.")
 
 
 def check_distinct(kept: Mapping[str, Sequence[JSON]]) -> None:
@@ -147,6 +158,7 @@ def _client_tool(tool: Mapping[str, Any], path: str) -> dict[str, JSON]:
             return kept | {"format": _format(kept["format"], f"{path}.format")} if "format" in kept else kept
         case "namespace":
             check(NamespaceTool, tool, path)
+            _check_count(tool.get("tools") or [], f"{path}.tools", MOST_TOOLS, "tools")
             inner = [_inner_tool(each, f"{path}.tools[{place}]") for place, each in enumerate(tool.get("tools") or [])]
             return only(_NAMESPACE_KEYS, tool) | {"tools": inner}
         case _:
