@@ -15,6 +15,13 @@ def _empty_if_null(value: Any) -> Any:
     return [] if value is None else value
 
 
+def _few_tools(value: Any) -> Any:
+    # Pydantic would look at each tool before it counts them.
+    if isinstance(value, list) and len(value) > MOST_CLIENT_TOOLS:
+        raise ValueError(f"more than {MOST_CLIENT_TOOLS} tools")
+    return _empty_if_null(value)
+
+
 def _default_if_null(default: Any) -> BeforeValidator:
     return BeforeValidator(lambda value: default if value is None else value)
 
@@ -135,7 +142,7 @@ class AgentConfig(Body):
     input_shields: Annotated[list[str], BeforeValidator(_empty_if_null)] = []
     output_shields: Annotated[list[str], BeforeValidator(_empty_if_null)] = []
     toolgroups: Annotated[list[ToolGroupRef], BeforeValidator(_empty_if_null)] = []
-    client_tools: Annotated[list[ToolDef], BeforeValidator(_empty_if_null), Field(max_length=MOST_CLIENT_TOOLS)] = []
+    client_tools: Annotated[list[ToolDef], BeforeValidator(_few_tools)] = []
     tool_choice: str | None = None
     tool_prompt_format: Literal["json", "function_tag", "python_list"] | None = None
     tool_config: Annotated[ToolConfig, _default_if_null({})] = ToolConfig()
