@@ -8,10 +8,10 @@ from typing import Literal
 
 from turnloom.domain.event import Event, ToolCompleted, ToolStarted
 from turnloom.domain.message import Tool
+from turnloom.domain.schema_check import faults_of, shortened
 from turnloom.domain.turn import Call
 from turnloom.engine.offer import known_tools
 from turnloom.engine.scene import Scene, Stamp, World
-from turnloom.engine.schema_check import faults_of, shortened
 from turnloom.ports import ToolError, ToolResult, Tools
 
 REFUSAL_CHARACTERS = 4000

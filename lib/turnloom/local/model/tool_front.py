@@ -11,10 +11,8 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 
-import jsonschema
-from referencing import Registry
-
 from turnloom.domain.message import JSON, Tool
+from turnloom.domain.schema_check import faults_of, is_schema
 from turnloom.local.model import messages
 from turnloom.local.model.offers import arithmetic, narrowed, stems, wants_expression
 
@@ -91,9 +89,7 @@ def checked(tool: Tool, written: str) -> str | None:
         arguments = json.loads(written)
     except ValueError:
         return None
-    # An empty registry: a schema must not make this process fetch another one.
-    validator = jsonschema.Draft202012Validator(dict(tool.parameters), registry=Registry())
-    if not isinstance(arguments, dict) or not validator.is_valid(arguments):
+    if not isinstance(arguments, dict) or faults_of(arguments, tool.parameters):
         return None
     return json.dumps(arguments, ensure_ascii=False)
 
@@ -153,8 +149,6 @@ def _tool(function: JSON) -> Tool:
             schema = function.get("parameters") or {"type": "object", "properties": {}}
         case _:
             raise BadRequest("A tool of type function needs a 'function' with a 'name'")
-    try:
-        jsonschema.Draft202012Validator.check_schema(schema)
-    except jsonschema.SchemaError as failure:
-        raise BadRequest(f"The parameters of tool '{name}' are no JSON schema: {failure.message}") from None
+    if not isinstance(schema, dict) or is_schema(schema) is False:
+        raise BadRequest(f"The parameters of tool '{name}' are no JSON schema")
     return Tool(name, function.get("description") or "", schema)

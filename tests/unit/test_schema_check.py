@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from turnloom.engine.schema_check import FAULT_CHARACTERS, MOST_FAULTS, faults_of, shortened
+from turnloom.domain.schema_check import FAULT_CHARACTERS, MOST_FAULTS, faults_of, is_schema, shortened
 
 SECONDS = 1.0
 """Far more than a check may take, and far less than any of the hostile ones takes without bounds."""
@@ -141,6 +141,7 @@ def test_items_must_be_unique_where_the_schema_says_so(items: list[Any], unique:
         {"properties": "x"},
         {"required": "name"},
         {"$schema": 5},
+        {"$schema": [5]},
         {"$ref": "https://schemas.test/x"},
         {"$schema": "https://schemas.test/x", "$ref": "https://schemas.test/x"},
     ],
@@ -154,3 +155,9 @@ def test_a_long_fault_loses_its_middle() -> None:
     assert fault.startswith("'yyy") and fault.endswith("yyy' is not of type 'integer'")
     assert len(fault) <= FAULT_CHARACTERS
     assert shortened("short", 10) == "short"
+
+
+def test_a_schema_is_told_from_what_is_none_and_from_what_is_too_large() -> None:
+    assert is_schema(properties(x={"type": "string"})) is True
+    assert is_schema({"required": "name"}) is False
+    assert is_schema(properties(**{f"p{n}": {"type": "string"} for n in range(2000)})) is None

@@ -54,7 +54,7 @@ def faults_of(arguments: Mapping[str, JSON], schema: Mapping[str, JSON]) -> list
     faults: list[str] = []
     # A server may send anything: endless references, a `$schema` that is no text.
     with suppress(Exception), _budget():
-        if _size(schema, SCHEMA_SIZE) < SCHEMA_SIZE and _size(arguments, ARGUMENTS_SIZE) < ARGUMENTS_SIZE:
+        if is_schema(schema) and _size(arguments, ARGUMENTS_SIZE) < ARGUMENTS_SIZE:
             for error in islice(_errors(arguments, dict(schema)), MOST_FAULTS):
                 faults += [shortened(error.message, FAULT_CHARACTERS)]
     return faults
@@ -68,24 +68,39 @@ def shortened(text: str, limit: int) -> str:
     return f"{text[:half]} ... {text[-half:]}"
 
 
-def _errors(arguments: Mapping[str, JSON], schema: dict[str, JSON]) -> Iterator[Any]:
+def is_schema(schema: Mapping[str, JSON]) -> bool | None:
+    """Whether this is a schema of the draft that it names, by default the newest; None where it is too large to say."""
+    schema = dict(schema)
+    if _size(schema, SCHEMA_SIZE) >= SCHEMA_SIZE:
+        return None
+    try:
+        return _is_schema(json.dumps(schema), _draft(schema))
+    except Exception:
+        # A `$schema` that is no text, nesting without end.
+        return False
+
+
+def _draft(schema: Mapping[str, JSON]) -> Any:
     # Imported late: it takes 60 ms, and most functions never run a tool.
     from jsonschema.validators import Draft202012Validator, validator_for
+
+    return validator_for(schema, default=Draft202012Validator)
+
+
+def _errors(arguments: Mapping[str, JSON], schema: dict[str, JSON]) -> Iterator[Any]:
     from referencing import Registry
 
-    draft = validator_for(schema, default=Draft202012Validator)
-    if not _is_schema(json.dumps(schema), draft):
-        return iter(())
+    draft = _draft(schema)
     # With a registry of its own a schema refers to nothing outside: the default one fetches what is named.
     return iter(_bounded(draft)(schema, registry=Registry()).iter_errors(arguments))
 
 
 @lru_cache(maxsize=64)
-def _is_schema(text: str, draft: Any) -> bool:
-    """Whether this JSON text is a schema of the draft; remembered, for that takes longer than to check arguments."""
+def _is_schema(text: str, draft: Any) -> bool | None:
+    """The same of a JSON text; remembered, for that takes longer than to check arguments."""
     with suppress(_OutOfSteps), _budget():
         return not any(_bounded(draft, trusted=True)(draft.META_SCHEMA).iter_errors(json.loads(text)))
-    return False
+    return None
 
 
 @lru_cache
