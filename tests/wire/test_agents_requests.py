@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.wire.conftest import Agents
+from turnloom.wire.body import MOST_VALUES
 
 
 def errors(answer: Any) -> list[tuple[str, ...]]:
@@ -57,7 +58,16 @@ def test_a_list_begins_and_ends_where_the_request_says(api: Agents, query: str, 
 @pytest.mark.parametrize("content_type", ["application/json", "text/plain", None])
 @pytest.mark.parametrize(
     "content",
-    [b"{", b"\xff", b"null", b"[]", b'{"agent_config":' + b"[" * 300 + b"]" * 300 + b"}", b'{"agent_config": NaN}'],
+    [
+        b"{",
+        b"\xff",
+        b"null",
+        b"[]",
+        b'{"agent_config":' + b"[" * 300 + b"]" * 300 + b"}",
+        b'{"agent_config": NaN}',
+        b'{"agent_config": [' + b"1," * MOST_VALUES + b"1]}",
+    ],
+    ids=["open", "bytes", "null", "list", "deep", "NaN", "wide"],
 )
 def test_a_body_that_is_no_json_object_is_told_in_the_same_words_by_every_api(
     api: Agents, content: bytes, content_type: str | None

@@ -17,6 +17,9 @@ JSONObject = dict[str, Any]
 MOST_LEVELS = 100
 """How deep a body may be nested; what reads it later calls itself once or twice per level."""
 
+MOST_VALUES = 250_000
+"""How many values a body may hold: each of them is looked at several times on the event loop."""
+
 
 class Body(BaseModel):
     """A JSON object whose unknown fields are ignored: newer clients may send more."""
@@ -27,8 +30,12 @@ class Body(BaseModel):
 def json_object(body: bytes) -> JSONObject:
     """The object that the body holds. Raises InvalidRequest.
 
-    What other programs could not read is refused too: NaN, halves of surrogate pairs, endless nesting.
+    What other programs could not read is refused too: NaN, halves of surrogate pairs, endless nesting. So is what
+    would keep the event loop busy: more than `MOST_VALUES` values.
     """
+    if body.count(b"[") + body.count(b"{") > 2 * MOST_VALUES:
+        # Reading so many takes long already. In texts, which may hold brackets too, there are never so many.
+        raise _too_many_values()
     try:
         value = json.loads(body.decode(), parse_constant=_no_json, parse_float=_finite)
         if b"\\ud" in body.lower():
@@ -37,9 +44,12 @@ def json_object(body: bytes) -> JSONObject:
         raise InvalidRequest("The body of the request is not valid JSON.") from None
     if not isinstance(value, dict):
         raise InvalidRequest("The body of the request must be a JSON object.")
-    if _is_too_deep(value):
-        raise InvalidRequest(f"The body of the request is nested more than {MOST_LEVELS} levels deep.")
+    _check_size(value)
     return value
+
+
+def _too_many_values() -> InvalidRequest:
+    return InvalidRequest(f"The body of the request holds more than {MOST_VALUES} values.")
 
 
 def _finite(text: str) -> float:
@@ -51,13 +61,17 @@ def _no_json(constant: str) -> NoReturn:
     raise ValueError(constant)
 
 
-def _is_too_deep(value: JSON) -> bool:
-    level = [value]
+def _check_size(value: JSON) -> None:
+    """Raise InvalidRequest for a value that is nested too deep, or holds too many others."""
+    level, count = [value], 0
     for _ in range(MOST_LEVELS):
+        count += sum(map(len, level))
+        if count > MOST_VALUES:
+            raise _too_many_values()
         level = [child for each in level for child in _children(each) if isinstance(child, dict | list)]
         if not level:
-            return False
-    return True
+            return
+    raise InvalidRequest(f"The body of the request is nested more than {MOST_LEVELS} levels deep.")
 
 
 def _children(value: dict[str, JSON] | list[JSON]) -> Iterable[JSON]:
