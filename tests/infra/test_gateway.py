@@ -66,6 +66,27 @@ def test_an_address_or_a_name_that_nobody_can_register_is_this_machines_own(clie
     assert TestClient(LocalNames(client.app)).get("/v1/agents", headers={"host": host}).status_code == 200
 
 
+@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://localhost.evil.example", "x"])
+def test_a_page_of_another_origin_is_refused_where_nobody_needs_a_credential(client: TestClient, origin: str) -> None:
+    headers = {"host": "localhost:8321", "origin": origin, "content-type": "text/plain"}
+    answer = TestClient(LocalNames(client.app)).post("/v1/responses", content=b"{}", headers=headers)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (403, "unknown_origin")
+
+
+@pytest.mark.parametrize(
+    ("origin", "origins"),
+    [
+        ("http://localhost:3000", ""),
+        ("http://127.0.0.1:8321", ""),
+        ("https://app.example", "https://app.example/, https://b.example"),
+        ("https://app.example", "*"),
+    ],
+)
+def test_a_page_of_this_machine_or_of_a_named_origin_is_served(client: TestClient, origin: str, origins: str) -> None:
+    headers = {"host": "localhost:8321", "origin": origin}
+    assert TestClient(LocalNames(client.app, origins)).get("/v1/agents", headers=headers).status_code == 200
+
+
 def test_only_this_machine_reaches_loopback() -> None:
     assert all(map(is_loopback, ("127.0.0.1", "localhost", "::1")))
     assert not any(map(is_loopback, ("0.0.0.0", "::", "192.0.2.1", "laptop.example")))

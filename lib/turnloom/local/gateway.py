@@ -62,22 +62,36 @@ def _routes(found: list[Function]) -> Iterator[Route]:
         yield Route(path.replace("+}", ":path}"), Guarded(app, authorize) if guarded else app, methods=[method])
 
 
+_OTHER_HOST = "This server answers to names of this machine alone; with TURNLOOM_AUTH=keys it answers to any."
+_OTHER_ORIGIN = "Web pages of other origins may use this server if TURNLOOM_CORS_ORIGINS names them."
+
+
 class LocalNames:
-    """Refuses requests to any name that is not this machine's own, where nobody needs a credential.
+    """Refuses requests to and from any name that is not this machine's own, where nobody needs a credential.
 
     A web page whose name is made to mean 127.0.0.1 (DNS rebinding) is of the same origin as that name, so that it may
-    read answers. What it cannot choose is the name that the browser sends.
+    read answers. What it cannot choose is the name that the browser sends. A page of another origin reads nothing, but
+    it may send simple requests, with its `Origin`; those of `origins` are let through.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, origins: str = "") -> None:
         self._app = app
+        self._origins = {origin.strip().rstrip("/") for origin in origins.split(",")}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         app = self._app
-        if scope["type"] == "http" and not is_own_name(Request(scope).headers.get("host", "")):
-            told = "This server answers to names of this machine alone; with TURNLOOM_AUTH=keys it answers to any."
-            app = _refusal(Request(scope), "unknown_host", told)
+        if scope["type"] == "http":
+            headers = Request(scope).headers
+            if not is_own_name(headers.get("host", "")):
+                app = _refusal(Request(scope), "unknown_host", _OTHER_HOST)
+            elif not self._is_known_origin(headers.get("origin", "")):
+                app = _refusal(Request(scope), "unknown_origin", _OTHER_ORIGIN)
         await app(scope, receive, send)
+
+    def _is_known_origin(self, origin: str) -> bool:
+        if {origin, "*"} & self._origins:
+            return True
+        return not origin or is_own_name(origin.partition("://")[2] or origin)
 
 
 class Guarded:
@@ -156,7 +170,7 @@ def main() -> None:
     given = parser.parse_args()
     app = gateway()
     if is_loopback(given.host) and os.environ.get("TURNLOOM_AUTH", "none") == "none":
-        app.add_middleware(LocalNames)
+        app.add_middleware(LocalNames, origins=os.environ.get("TURNLOOM_CORS_ORIGINS", ""))
     # Streams that nobody ends must not keep a Ctrl-C waiting: their turns go on when the laptop is up again.
     uvicorn.run(
         app,

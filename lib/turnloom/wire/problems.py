@@ -28,6 +28,7 @@ _STATUS: dict[str, int] = {
     "unauthenticated": 401,
     "mcp_unauthenticated": 401,
     "unknown_host": 403,
+    "unknown_origin": 403,
     "model_not_found": 404,
     "session_busy": 409,
     "turn_not_awaiting_input": 409,
