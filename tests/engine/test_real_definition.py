@@ -28,6 +28,7 @@ from tests.engine.test_drivers_agree import OWNER, normal, outcome, play_inline,
 from tests.server import LoopbackServer
 from tests.upstream import Answer, BreakOff, Received, ScriptedUpstream, call, delta, fail, say, send
 from turnloom import bootstrap
+from turnloom.adapters.stepfunctions import SECRET
 from turnloom.domain.errors import UpstreamRejected
 from turnloom.local.template import ROOT, STATE_MACHINE_ARN
 from turnloom.ports import CallChunk, Finished, TextChunk
@@ -79,10 +80,11 @@ def services(tmp_path_factory: pytest.TempPathFactory, upstream: ScriptedUpstrea
         "AWS_ENDPOINT_URL_STEPFUNCTIONS": f"http://127.0.0.1:{port}",
         "AWS_ACCESS_KEY_ID": "local",
         "AWS_SECRET_ACCESS_KEY": "local",
+        SECRET: "open sesame",
     }
     engine = subprocess.Popen([sys.executable, "-m", "turnloom.local.engine", "--port", str(port)], env=env)
     with pytest.MonkeyPatch.context() as environment:
-        for name in ("AWS_ENDPOINT_URL_STEPFUNCTIONS", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        for name in ("AWS_ENDPOINT_URL_STEPFUNCTIONS", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", SECRET):
             environment.setenv(name, env[name])
         try:
             await_health(f"http://127.0.0.1:{port}/health")

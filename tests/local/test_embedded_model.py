@@ -22,6 +22,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from tests.server import LoopbackServer
 
+from turnloom.adapters.stepfunctions import SECRET
 from turnloom.local.model.front import Front, Status
 from turnloom.local.model.weights import SMOLLM2
 
@@ -95,13 +96,16 @@ def url(engine: Engine, status: Status) -> Iterator[str]:
 @contextmanager
 def serving(engine: Engine, status: Status, patience: float = 10.0) -> Iterator[str]:
     """The address of a front before this engine."""
-    with LoopbackServer(engine.app) as behind, LoopbackServer(Front(status, patience).app()) as front:
+    with LoopbackServer(engine.app) as behind, LoopbackServer(Front(status, "sesame", patience).app()) as front:
         status.engine = behind.url
         yield front.url
 
 
+KEY = {"authorization": "Bearer sesame"}
+
+
 async def chat(url: str, body: Any) -> httpx2.Response:
-    async with httpx2.AsyncClient(timeout=20) as client:
+    async with httpx2.AsyncClient(timeout=20, headers=KEY) as client:
         return await client.post(f"{url}/v1/chat/completions", json=body)
 
 
@@ -109,7 +113,7 @@ async def chat(url: str, body: Any) -> httpx2.Response:
 async def streamed(url: str, body: Any) -> AsyncIterator[AsyncIterator[str]]:
     """The lines of a streamed answer that are not empty, as they come."""
     async with (
-        httpx2.AsyncClient(timeout=20) as client,
+        httpx2.AsyncClient(timeout=20, headers=KEY) as client,
         client.stream("POST", f"{url}/v1/chat/completions", json={**body, "stream": True}) as response,
     ):
         assert response.status_code == 200
@@ -230,7 +234,7 @@ async def test_what_makes_no_sense_never_reaches_the_engine(url: str, engine: En
 
 async def test_a_tool_call_reaches_the_official_client(url: str, engine: Engine) -> None:
     engine.rule = lambda _: said('{"expression": "1 + 1"}')
-    async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none") as client:
+    async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="sesame") as client:
         answer = await client.chat.completions.create(**SUM)
     [call] = answer.choices[0].message.tool_calls or []
     assert call.type == "function"
@@ -243,7 +247,7 @@ async def test_a_tool_call_reaches_the_official_client(url: str, engine: Engine)
 async def test_a_streamed_tool_call_reaches_the_official_client(url: str, engine: Engine) -> None:
     engine.rule = lambda _: said('{"expression": "1 + 1"}')
     async with (
-        openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none") as client,
+        openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="sesame") as client,
         client.chat.completions.stream(**SUM, stream_options={"include_usage": True}) as stream,
     ):
         answer = await stream.get_final_completion()
@@ -305,7 +309,7 @@ async def test_another_model_file_is_given_the_tools_as_they_are(engine: Engine)
 
 async def test_until_the_model_is_ready_its_phase_and_progress_are_told(url: str, status: Status) -> None:
     status.phase, status.fetched, status.total = "fetching", 31, 93
-    async with httpx2.AsyncClient() as client:
+    async with httpx2.AsyncClient(headers=KEY) as client:
         health = await client.get(f"{url}/health")
         models = await client.get(f"{url}/v1/models")
     assert health.status_code == 503
@@ -319,17 +323,32 @@ async def test_until_the_model_is_ready_its_phase_and_progress_are_told(url: str
 
 async def test_a_model_that_failed_says_why_to_its_supervisor(url: str, status: Status) -> None:
     status.phase, status.reason = "failed", "the line is dead"
-    async with httpx2.AsyncClient() as client:
+    async with httpx2.AsyncClient(headers=KEY) as client:
         health = await client.get(f"{url}/health")
     assert health.status_code == 503
     assert (health.json()["phase"], health.json()["reason"]) == ("failed", "the line is dead")
 
 
 async def test_a_ready_demo_model_says_what_it_is(url: str) -> None:
-    async with httpx2.AsyncClient() as client:
+    async with httpx2.AsyncClient(headers=KEY) as client:
         health = await client.get(f"{url}/health")
     assert health.status_code == 200
     assert health.json()["note"] == "demo model; tool choice is a heuristic"
+
+
+async def test_only_who_knows_the_secret_is_served(url: str, engine: Engine) -> None:
+    async with httpx2.AsyncClient() as client:
+        for headers in (
+            {},
+            {"authorization": "Bearer"},
+            {"authorization": "Bearer sesam"},
+            {"authorization": "sesame"},
+        ):
+            for answer in (
+                await client.get(f"{url}/v1/models", headers=headers),
+                await client.post(f"{url}/v1/chat/completions", json=HELLO, headers=headers),
+            ):
+                assert (answer.status_code, answer.json()["error"]["code"]) == (401, "no_key")
 
 
 # --- the process, and the real model
@@ -339,7 +358,10 @@ def model_process(port: int, folder: Path, **env: str) -> Any:
     command = [sys.executable, "-m", "turnloom.local.model", "--port", str(port), "--data-dir", str(folder)]
     path = os.pathsep.join(filter(None, ["lib", os.environ.get("PYTHONPATH", "")]))
     return asyncio.create_subprocess_exec(
-        *command, cwd=ROOT, env={**os.environ, "PYTHONPATH": path, **env}, stdout=asyncio.subprocess.PIPE
+        *command,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": path, SECRET: "sesame", **env},
+        stdout=asyncio.subprocess.PIPE,
     )
 
 
@@ -374,7 +396,7 @@ async def test_the_real_model_speaks_the_protocol() -> None:
     process = await model_process(port, folder, TURNLOOM_GGUF="")
     try:
         await asyncio.wait_for(ready(f"http://127.0.0.1:{port}/health"), 120)
-        async with openai.AsyncOpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none") as client:
+        async with openai.AsyncOpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="sesame") as client:
             await speaks(client)
     finally:
         process.terminate()
@@ -383,7 +405,7 @@ async def test_the_real_model_speaks_the_protocol() -> None:
 
 async def ready(health: str) -> None:
     """Come back once the process says that its model is loaded."""
-    async with httpx2.AsyncClient() as client:
+    async with httpx2.AsyncClient(headers=KEY) as client:
         while True:
             try:
                 if (await client.get(health)).status_code == 200:

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,11 +18,12 @@ from typing import Any
 import boto3
 import pytest
 
-from turnloom.adapters.stepfunctions import StepFunctions
+from turnloom.adapters.stepfunctions import SECRET, SECRET_HEADER, StepFunctions, show_secret
 from turnloom.local import engine
 from turnloom.local.engine import KEPT_EXECUTIONS, Context, Functions
 from turnloom.local.template import REGION, ROOT, STATE_MACHINE_ARN
 
+PASSWORD = "open sesame"
 TASKS = ("gather", "call_model", "call_tool", "run_shields", "finish", "fail")
 
 # Every task keeps a log of its events and answers from a script of the thread: TASK to its answers in order.
@@ -121,7 +123,7 @@ def laptop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Laptop]:
     with console.open("a") as file:
         process = subprocess.Popen(
             [sys.executable, "-m", "turnloom.local.engine", "--port", str(port), "--functions", str(folder)],
-            env={**os.environ, "PYTHONPATH": str(ROOT / "lib"), "HTTP_PROXY": "http://127.0.0.1:1"},
+            env={**os.environ, "PYTHONPATH": str(ROOT / "lib"), "HTTP_PROXY": "http://127.0.0.1:1", SECRET: PASSWORD},
             stderr=file,
         )
     url = f"http://127.0.0.1:{port}"
@@ -129,6 +131,7 @@ def laptop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Laptop]:
         await_health(url, process)
         account = {"aws_access_key_id": "local", "aws_secret_access_key": "local"}
         client = boto3.client("stepfunctions", endpoint_url=url, region_name=REGION, **account)
+        show_secret(client.meta.events, "sfn", PASSWORD)
         yield Laptop(url, folder, client, console)
     finally:
         process.terminate()
@@ -281,13 +284,61 @@ async def test_executions_that_have_ended_are_forgotten_in_time(laptop: Laptop) 
     assert len(kept) == KEPT_EXECUTIONS
 
 
+# --- who is served
+
+STEP_FUNCTIONS = {"x-amz-target": "AWSStepFunctions.ListStateMachines", "content-type": "application/x-amz-json-1.0"}
+INVOCATION = "/2015-03-31/functions/turn_finish/invocations"
+
+
+def asked(laptop: Laptop, path: str, body: bytes = b"{}", **headers: str) -> int:
+    """The status of a POST with exactly these headers, and the secret unless they have another."""
+    request = urllib.request.Request(f"{laptop.url}{path}", body, {SECRET_HEADER: PASSWORD, **headers})
+    try:
+        with urllib.request.urlopen(request) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as refusal:
+        return int(refusal.code)
+
+
+@pytest.mark.parametrize("secret", ["", "open sesam", "open sesame "])
+@pytest.mark.parametrize("path", ["/", INVOCATION, "/moto-api/reset", "/moto-api/data.json"])
+def test_who_does_not_know_the_secret_is_refused(laptop: Laptop, path: str, secret: str) -> None:
+    laptop.told()
+    assert asked(laptop, path, **STEP_FUNCTIONS, **{SECRET_HEADER: secret}) == 403
+    assert laptop.told() == []
+
+
+@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example"])
+def test_a_name_that_is_not_this_machines_is_refused(laptop: Laptop, host: str) -> None:
+    assert asked(laptop, "/", **STEP_FUNCTIONS, host=host) == 403
+
+
+@pytest.mark.parametrize("function", ["list_openai_responses", "delete_agent", "turn_sweep", "nobody"])
+def test_only_the_tasks_of_the_state_machine_can_be_invoked(laptop: Laptop, function: str) -> None:
+    assert asked(laptop, f"/2015-03-31/functions/{function}/invocations") == 404
+
+
+def test_nothing_but_step_functions_is_served(laptop: Laptop) -> None:
+    assert asked(laptop, "/", **STEP_FUNCTIONS) == 200
+    assert asked(laptop, "/", **{**STEP_FUNCTIONS, "x-amz-target": "DynamoDB_20120810.ListTables"}) == 404
+    assert asked(laptop, "/", **{**STEP_FUNCTIONS, "content-type": "text/plain"}) == 404
+    assert asked(laptop, "/moto-api/reset") == 404
+
+
+def test_an_engine_without_a_secret_does_not_start() -> None:
+    env = {name: value for name, value in os.environ.items() if name != SECRET}
+    command = [sys.executable, "-m", "turnloom.local.engine", "--port", str(free_port())]
+    ended = subprocess.run(command, env={**env, "PYTHONPATH": str(ROOT / "lib")}, capture_output=True, check=False)
+    assert ended.returncode == 1 and SECRET in ended.stderr.decode()
+
+
 # --- Lambda's Invoke
 
 
 def invoke(folder: Path, source: str, payload: bytes = b'{"a": 1}') -> Any:
     (folder / "task").mkdir()
     (folder / "task" / "handler.py").write_text(source)
-    return Functions(folder).invoke("task", payload)
+    return Functions(folder, {"task"}).invoke("task", payload)
 
 
 def test_a_handler_is_told_what_lambda_tells(tmp_path: Path) -> None:
@@ -322,4 +373,4 @@ def test_a_handler_that_fails_answers_as_lambda_does(tmp_path: Path, source: str
 
 
 def test_a_function_that_is_not_there_is_an_error(tmp_path: Path) -> None:
-    assert Functions(tmp_path).invoke("nobody", b"{}").get_json()["errorType"] == "FileNotFoundError"
+    assert Functions(tmp_path, {"nobody"}).invoke("nobody", b"{}").get_json()["errorType"] == "FileNotFoundError"

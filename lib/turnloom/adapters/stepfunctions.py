@@ -15,11 +15,16 @@ from turnloom.adapters.threads import Threads
 from turnloom.ports import NotStarted
 
 if TYPE_CHECKING:
+    from botocore.awsrequest import AWSRequest
+    from botocore.hooks import BaseEventHooks
     from mypy_boto3_stepfunctions import SFNClient
 
 logger = logging.getLogger(__name__)
 
 NAME_LENGTH = 80
+SECRET = "TURNLOOM_LOCAL_SECRET"  # noqa: S105
+"""The variable with the secret that the parts of a laptop share; it is new at each start."""
+SECRET_HEADER = "x-turnloom-secret"  # noqa: S105
 _CONNECTIONS = 32
 
 _threads = Threads("stepfunctions", _CONNECTIONS)
@@ -83,7 +88,7 @@ def stepfunctions_client(region: str) -> SFNClient:
     import boto3
     from botocore.config import Config
 
-    return boto3.client(
+    client = boto3.client(
         "stepfunctions",
         region_name=region,
         # By itself boto3 heeds AWS_ENDPOINT_URL_SFN and AWS_ENDPOINT_URL, but not the service by its full name.
@@ -95,6 +100,18 @@ def stepfunctions_client(region: str) -> SFNClient:
             max_pool_connections=_CONNECTIONS,
         ),
     )
+    if SECRET in os.environ:
+        show_secret(client.meta.events, "sfn", os.environ[SECRET])
+    return client
+
+
+def show_secret(events: BaseEventHooks, service: str, secret: str) -> None:
+    """Let every request to this service of AWS carry the secret of the laptop."""
+
+    def add_header(request: AWSRequest, **_: object) -> None:
+        request.headers[SECRET_HEADER] = secret
+
+    events.register(f"before-sign.{service}", add_header)
 
 
 def execution_name(name: str) -> str:

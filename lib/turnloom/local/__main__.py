@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -21,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
+from turnloom.adapters.stepfunctions import SECRET
 from turnloom.local.hosts import is_loopback
 from turnloom.local.template import REGION, STATE_MACHINE_ARN
 
@@ -112,11 +114,13 @@ def _stop(_signal: int, _frame: FrameType | None) -> None:
 
 def _parts(env: dict[str, str], host: str, port: int) -> list[Part]:
     parts: list[Part] = []
+    env[SECRET] = secrets.token_urlsafe(32)
     if not env.get("OPENAI_BASE_URL") and not env.get("OPENAI_API_KEY"):
         model_port = _free_port()
         arguments = ["--port", str(model_port), "--data-dir", env["TURNLOOM_DATA_DIR"]]
         parts.append(Part("model", "turnloom.local.model", arguments, f"http://127.0.0.1:{model_port}/health"))
         env["OPENAI_BASE_URL"] = f"http://127.0.0.1:{model_port}/v1"
+        env["OPENAI_API_KEY"] = env[SECRET]
         env["TURNLOOM_EMBEDDED"] = "1"
     engine_port = _free_port()
     env["AWS_ENDPOINT_URL_STEPFUNCTIONS"] = f"http://127.0.0.1:{engine_port}"

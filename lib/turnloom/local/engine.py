@@ -4,11 +4,15 @@
 
 Executions live in this process's memory alone. That may be lost at any time: the turns are in the store, and the
 sweeper starts those again that nobody drives any more.
+
+It listens where any program of this machine, and any web page in a browser on it, can reach it. So it believes nothing
+but what comes with the secret of this start, which moto's own calls of the tasks carry as well.
 """
 
 from __future__ import annotations
 
 import argparse
+import hmac
 import json
 import logging
 import os
@@ -18,7 +22,7 @@ import threading
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +30,9 @@ from typing import Any
 from werkzeug.serving import make_server
 from werkzeug.wrappers import Request, Response
 
-from turnloom.local.template import ACCOUNT, REGION, ROOT, STATE_MACHINE_ARN, definition, load
+from turnloom.adapters.stepfunctions import SECRET, SECRET_HEADER, show_secret
+from turnloom.local.hosts import is_own_name
+from turnloom.local.template import ACCOUNT, REGION, ROOT, STATE_MACHINE_ARN, definition, load, tasks
 
 logger = logging.getLogger(__name__)
 
@@ -67,15 +73,18 @@ class Context:
 
 
 class Functions:
-    """Lambda's Invoke for the functions of a folder, each imported when it is first called."""
+    """Lambda's Invoke for these functions of a folder and no other, each imported when it is first called."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, names: Collection[str]) -> None:
         self._folder = folder
+        self._names = names
         self._handlers: dict[str, Handler] = {}
         self._importing = threading.Lock()
 
     def invoke(self, name: str, payload: bytes) -> Response:
         """What Lambda answers: the handler's result, or what it raised, marked by a header."""
+        if name not in self._names:
+            return _refused(404, "ResourceNotFoundException", f"The state machine has no task '{name}'.")
         event = json.loads(payload or b"null")
         try:
             answer = json.dumps(self._handler(name)(event, Context(name)))
@@ -88,6 +97,11 @@ class Functions:
             if name not in self._handlers:
                 self._handlers[name] = load(name, self._folder).handler
         return self._handlers[name]
+
+
+def _refused(status: int, code: str, message: str) -> Response:
+    body = json.dumps({"__type": code, "Message": message})
+    return Response(body, status, mimetype="application/json", headers={"x-amzn-errortype": code})
 
 
 def _failed(name: str, event: Any, failure: Exception) -> Response:
@@ -157,18 +171,40 @@ class Machine:
             TMP_THREADS.clear()
 
 
-def application(functions: Functions) -> Wsgi:
-    """Step Functions, and on the same port the functions, for that is where moto's Lambda tasks call them."""
+def application(functions: Functions, secret: str) -> Wsgi:
+    """Step Functions, and on the same port the functions, for that is where moto's Lambda tasks call them.
+
+    Requests without the secret, and those for anything else that moto serves, are refused.
+    """
     machine = Machine()
 
     def answer(request: Request) -> Wsgi:
         if request.path == "/health":
             return Response('{"status": "OK"}', mimetype="application/json")
+        if not _is_ours(request, secret):
+            return _refused(403, "AccessDeniedException", "This service is for the parts of Turnloom alone.")
         if invoked := INVOKE.fullmatch(request.path):
             return functions.invoke(invoked[1], request.get_data())
-        return machine
+        if _is_for_the_machine(request):
+            return machine
+        return _refused(404, "UnknownOperationException", "Only Step Functions is served here.")
 
     return lambda environ, start_response: answer(Request(environ))(environ, start_response)
+
+
+def _is_ours(request: Request, secret: str) -> bool:
+    """Whether a part of this laptop asks: it knows the secret and the name of this machine."""
+    shown = request.headers.get(SECRET_HEADER, "")
+    return hmac.compare_digest(shown.encode(), secret.encode()) and is_own_name(request.host)
+
+
+def _is_for_the_machine(request: Request) -> bool:
+    target, content_type = request.headers.get("x-amz-target", ""), request.mimetype
+    return (
+        (request.method, request.path) == ("POST", "/")
+        and target.startswith("AWSStepFunctions.")
+        and content_type == "application/x-amz-json-1.0"
+    )
 
 
 def main() -> None:
@@ -177,8 +213,12 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--functions", type=Path, default=ROOT / "functions", help="the folder of the functions")
     given = parser.parse_args()
-    _set_up(given.port)
-    server = make_server("127.0.0.1", given.port, application(Functions(given.functions)), threaded=True)
+    if not (secret := os.environ.get(SECRET, "")):
+        raise SystemExit(f"{SECRET} is not set: `make dev` starts this with a secret of its own.")
+    _set_up(given.port, secret)
+    server = make_server(
+        "127.0.0.1", given.port, application(Functions(given.functions, tasks()), secret), threaded=True
+    )
     serving = threading.Thread(target=server.serve_forever, args=(0.1,))
     serving.start()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -187,9 +227,15 @@ def main() -> None:
     server.server_close()
 
 
-def _set_up(port: int) -> None:
+def _set_up(port: int, secret: str) -> None:
     """Tell moto where it is, and AWS clients that they need no account and no proxy to call it."""
+    import boto3
+
     os.environ["MOTO_PORT"] = str(port)
+    # moto makes its clients in the default session, with credentials of its own.
+    boto3.setup_default_session()
+    assert boto3.DEFAULT_SESSION is not None
+    show_secret(boto3.DEFAULT_SESSION.events, "lambda", secret)
     os.environ.setdefault("AWS_ACCESS_KEY_ID", "local")
     os.environ.setdefault("AWS_SECRET_ACCESS_KEY", "local")
     os.environ.setdefault("AWS_DEFAULT_REGION", REGION)

@@ -80,6 +80,13 @@ def definition(root: Path = ROOT) -> str:
     return re.sub(r"\$\{(\w+)\}", lambda found: given[found[1]], text)
 
 
+def tasks(root: Path = ROOT) -> frozenset[str]:
+    """The folders of the functions that the state machine calls."""
+    [(_, properties)] = _resources(root, "AWS::Serverless::StateMachine")
+    folders = {function.name: function.folder for function in functions(root)}
+    return frozenset(folders[value["Fn::GetAtt"][0]] for value in properties["DefinitionSubstitutions"].values())
+
+
 def load(folder: str, functions: Path = ROOT / "functions") -> ModuleType:
     """The handler module of a function, as Lambda would import it. Raises FileNotFoundError."""
     path = functions / folder / "handler.py"

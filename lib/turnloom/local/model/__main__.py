@@ -15,6 +15,7 @@ from pathlib import Path
 
 import uvicorn
 
+from turnloom.adapters.stepfunctions import SECRET
 from turnloom.local.model.front import Front, Status
 from turnloom.local.model.llama import EngineFailed, Settings, engine
 from turnloom.local.model.weights import SMOLLM2, WeightsUnavailable, ensure
@@ -78,8 +79,8 @@ class LivingServer(uvicorn.Server):
     The model ends before the open streams, which would otherwise keep the shutdown waiting.
     """
 
-    def __init__(self, life: Life, port: int) -> None:
-        app = Front(life.status).app()
+    def __init__(self, life: Life, port: int, secret: str) -> None:
+        app = Front(life.status, secret).app()
         config = uvicorn.Config(
             app, "127.0.0.1", port, log_level="warning", access_log=False, timeout_graceful_shutdown=1
         )
@@ -103,10 +104,12 @@ def main() -> int:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--data-dir", type=Path, default=Path(".turnloom"))
     given = parser.parse_args()
+    if not (secret := os.environ.get(SECRET, "")):
+        raise SystemExit(f"{SECRET} is not set: `make dev` starts this with a secret of its own.")
     gguf = os.environ.get("TURNLOOM_GGUF")
     life = Life(given.data_dir / "models", Path(gguf) if gguf else None)
     with suppress(KeyboardInterrupt):
-        LivingServer(life, given.port).run()
+        LivingServer(life, given.port, secret).run()
     if life.status.phase != "failed":
         return 0
     print(f"The embedded model failed: {life.status.reason}", flush=True)

@@ -6,6 +6,7 @@ GET /health says 503 until the model is ready, with a phase and progress; /v1/ch
 from __future__ import annotations
 
 import asyncio
+import hmac
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing, contextmanager
@@ -56,14 +57,23 @@ class Status:
 
 
 class Front:
-    """Answers chat completions with the engine that `status` names."""
+    """Answers chat completions with the engine that `status` names, to callers whose key is the `secret`.
 
-    def __init__(self, status: Status, patience: float = PATIENCE_SECONDS) -> None:
+    The engine has the same key.
+    """
+
+    def __init__(self, status: Status, secret: str, patience: float = PATIENCE_SECONDS) -> None:
+        self._bearer = f"Bearer {secret}"
         self._status, self._patience = status, patience
         self._started = int(time.time())
         # No bound on reading: with many sessions the last one waits long for its turn.
         limits = httpx2.Limits(max_connections=None, max_keepalive_connections=32)
-        self._client = httpx2.AsyncClient(timeout=httpx2.Timeout(None, connect=5), limits=limits, trust_env=False)
+        self._client = httpx2.AsyncClient(
+            timeout=httpx2.Timeout(None, connect=5),
+            limits=limits,
+            trust_env=False,
+            headers={"authorization": self._bearer},
+        )
 
     def app(self) -> Starlette:
         routes = [
@@ -79,11 +89,19 @@ class Front:
     async def health(self, _request: Request) -> Response:
         return JSONResponse(self._status.document(), 200 if self._status.phase == "ready" else 503)
 
-    async def models(self, _request: Request) -> Response:
+    def _check_key(self, request: Request) -> None:
+        """Refuse whoever does not know the secret: web pages and other programs of this machine reach this port too."""
+        shown = request.headers.get("authorization", "")
+        if not hmac.compare_digest(shown.encode(), self._bearer.encode()):
+            raise Refused(401, problem("The embedded model is for Turnloom alone.", "invalid_request_error", "no_key"))
+
+    async def models(self, request: Request) -> Response:
+        self._check_key(request)
         model = {"id": self._status.model, "object": "model", "created": self._started, "owned_by": "turnloom"}
         return JSONResponse({"object": "list", "data": [model]})
 
     async def chat(self, request: Request) -> Response:
+        self._check_key(request)
         body = await _body(request)
         if self._status.phase != "ready":
             message = f"The embedded model is not ready: {self._status.phase}."

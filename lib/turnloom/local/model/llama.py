@@ -15,6 +15,8 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from turnloom.adapters.stepfunctions import SECRET
+
 STOP_SECONDS = 3.0
 
 
@@ -111,6 +113,8 @@ def main() -> None:
     params.verbosity = 1
     params.cache_ram_mib = 64
     params.ui = False
+    # Any program of this machine reaches its port.
+    params.api_keys = [os.environ[SECRET]]
     try:
         server = xllamacpp.Server(params)
     except RuntimeError as failure:
