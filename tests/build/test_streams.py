@@ -89,3 +89,13 @@ def test_one_function_streams_what_another_is_still_driving(cloud: Cloud, tmp_pa
             gate.open()
             read_to(lines, " upon")
             read_to(lines, "[DONE]")
+
+
+def test_metrics_are_written_while_the_function_runs(cloud: Cloud, tmp_path: Path) -> None:
+    sample, log = sample_of("create_openai_response", "200-as-stream"), tmp_path / "log"
+    cloud.furnish(sample)
+    cloud.upstream.say("Hello", " there")
+    with adapted(BY_FOLDER["create_openai_response"], cloud.env, log) as client:
+        with asked(client, sample) as answer:
+            answer.read()
+        assert "TurnsCompleted" in log.read_text() and "FirstToken" in log.read_text()
