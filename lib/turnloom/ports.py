@@ -286,6 +286,9 @@ class NotStarted(Exception):
     """The orchestrator could not be reached, or would not start an execution; another try may succeed."""
 
 
+ExecutionStatus = Literal["running", "ended", "absent"]
+
+
 class Orchestrator(Protocol):
     """Step Functions: runs a turn on, one action at a time."""
 
@@ -296,8 +299,8 @@ class Orchestrator(Protocol):
         """
         ...
 
-    async def runs(self, name: str) -> bool:
-        """Whether the execution of that name has been started and not ended; True while that cannot be found out."""
+    async def status(self, name: str) -> ExecutionStatus:
+        """The status of the execution of that name, `absent` if none was started; `running` if it is unknown."""
         ...
 
 

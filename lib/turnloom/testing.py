@@ -23,6 +23,7 @@ from turnloom.engine.engine import Engine
 from turnloom.ports import (
     CallChunk,
     Chunk,
+    ExecutionStatus,
     FetchedFile,
     Finished,
     ModelInfo,
@@ -253,8 +254,10 @@ class SteppedOrchestrator:
         self._running[name] = task = asyncio.create_task(self._execute(given))
         task.add_done_callback(lambda _: self._running.pop(name))
 
-    async def runs(self, name: str) -> bool:
-        return name in self._running and name not in self._aborted
+    async def status(self, name: str) -> ExecutionStatus:
+        if name in self._running and name not in self._aborted:
+            return "running"
+        return "ended" if name in self.names else "absent"
 
     def abort(self) -> None:
         """End all executions, as an operator may; what their tasks are at goes on."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from collections.abc import Iterator
@@ -72,8 +73,9 @@ async def test_a_failure_is_counted_by_its_code(measured: House, capsys: Any) ->
 
 
 async def test_cancels_and_lost_drivers_are_counted(measured: House, capsys: Any) -> None:
-    measured.orchestrator.refusals = 2
+    measured.orchestrator.before = asyncio.Event().wait
     made = await ask(measured, "Hi", background=True)
+    measured.orchestrator.abort()
     measured.clock.advance(31)
     await take_over(measured.engine, made.record.place)
     await cancel_response(measured.services, "me", made.record.turn.id)

@@ -55,16 +55,16 @@ async def test_a_second_start_of_the_same_name_changes_nothing(client: Any) -> N
 async def test_an_execution_runs_from_its_start_to_its_end(client: Any) -> None:
     orchestrator = StepFunctions(ARN, client)
     name = "turn 0"
-    assert not await orchestrator.runs(name)
+    assert await orchestrator.status(name) == "absent"
     await orchestrator.start(name, STATE)
-    assert await orchestrator.runs(name)
+    assert await orchestrator.status(name) == "running"
     client.stop_execution(executionArn=executions(client)[0]["executionArn"])
-    assert not await orchestrator.runs(name)
+    assert await orchestrator.status(name) == "ended"
 
 
 async def test_what_cannot_be_found_out_is_taken_to_run(client: Any) -> None:
     client.meta.events.register("before-call.sfn.DescribeExecution", _out_of_reach)
-    assert await StepFunctions(ARN, client).runs("turn-0-0")
+    assert await StepFunctions(ARN, client).status("turn-0-0") == "running"
 
 
 def _out_of_reach(**_: Any) -> None:

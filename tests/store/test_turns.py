@@ -25,7 +25,7 @@ from turnloom.domain.message import Spec
 from turnloom.domain.turn import Turn
 from turnloom.engine.engine import Brief
 from turnloom.engine.takeover import MOST_LOST_DRIVERS, sweep, take_over
-from turnloom.ports import ConditionFailed
+from turnloom.ports import ConditionFailed, ExecutionStatus
 from turnloom.store.turns import SHARDS, Place, Record, Turns
 from turnloom.testing import SteppedOrchestrator
 from turnloom.usecases.disposal import DAY
@@ -254,9 +254,9 @@ async def test_a_driver_that_writes_while_the_state_machine_is_asked_was_only_sl
     house.clock.advance(60)
 
     class Slow(SteppedOrchestrator):
-        async def runs(self, name: str) -> bool:
+        async def status(self, name: str) -> ExecutionStatus:
             await house.services.turns.append(record, said(house, "Still here."), house.clock.now() + LEASE)
-            return False
+            return "absent"
 
     assert not await take_over(replace(house.engine, orchestrator=Slow()), PLACE)
     kept = await house.services.turns.load(PLACE)
@@ -305,13 +305,17 @@ async def test_overdue_turns_are_found_however_many_there_are(house: House) -> N
 async def test_a_turn_that_loses_driver_after_driver_fails_with_a_reason(house: House) -> None:
     record = opened(house)
     await house.services.turns.open(record)
-    lost = [TakenOver(house.clock.now(), lost=True) for _ in range(MOST_LOST_DRIVERS)]
-    await house.services.turns.append(record, lost, house.clock.now() + LEASE)
+    events: list[Event] = [InferenceStarted(house.clock.now())]
+    for _ in range(MOST_LOST_DRIVERS):
+        house.clock.advance(60)
+        events += [TakenOver(house.clock.now(), lost=True), InferenceStarted(house.clock.now())]
+    await house.services.turns.append(record, events, house.clock.now())
     house.clock.advance(60)
     assert await take_over(house.engine, record.place)
     failed = await house.services.turns.load(PLACE)
-    assert failed is not None and failed.turn.failure is not None
-    assert failed.turn.failure.code == "internal_error" and "lost its driver" in failed.turn.failure.message
+    assert failed is not None and failed.turn.failure is not None and failed.turn.failure.code == "internal_error"
+    attempts = ", ".join(f"15:{minute}:40 in a model call" for minute in ("07", "08", "09", "10"))
+    assert failed.turn.failure.message == f"The turn lost its driver 4 times (UTC): {attempts}."
 
 
 async def test_the_sweeper_leaves_living_turns_alone(house: House) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from turnloom.adapters.threads import Threads
-from turnloom.ports import NotStarted
+from turnloom.ports import ExecutionStatus, NotStarted
 
 if TYPE_CHECKING:
     from botocore.awsrequest import AWSRequest
@@ -56,21 +56,22 @@ class StepFunctions:
         except (BotoCoreError, ClientError) as failure:
             raise NotStarted(str(failure)) from failure
 
-    async def runs(self, name: str) -> bool:
-        return await _threads.run(self._runs, execution_name(name))
+    async def status(self, name: str) -> ExecutionStatus:
+        return await _threads.run(self._status, execution_name(name))
 
-    def _runs(self, name: str) -> bool:
+    def _status(self, name: str) -> ExecutionStatus:
         from botocore.exceptions import BotoCoreError, ClientError
 
         client = self._connected()
         execution = f"{self._arn.replace(':stateMachine:', ':execution:')}:{name}"
         try:
-            return client.describe_execution(executionArn=execution)["status"] == "RUNNING"
+            status = client.describe_execution(executionArn=execution)["status"]
         except client.exceptions.ExecutionDoesNotExist:
-            return False
+            return "absent"
         except (BotoCoreError, ClientError) as failure:
             logger.warning("the state machine did not say what runs: %s", failure)
-            return True
+            return "running"
+        return "running" if status == "RUNNING" else "ended"
 
     def _connected(self) -> SFNClient:
         # boto3's default session is not safe to make two clients at once.

@@ -17,7 +17,7 @@ from turnloom.domain.turn import Turn
 from turnloom.engine.journal import Journal
 from turnloom.engine.offer import names
 from turnloom.engine.scene import Scene, World
-from turnloom.ports import Meter, NotStarted, Orchestrator, ToolScope
+from turnloom.ports import ExecutionStatus, Meter, NotStarted, Orchestrator, ToolScope
 from turnloom.store.turns import Place, Record, Turns, Unstored
 
 logger = logging.getLogger(__name__)
@@ -83,19 +83,21 @@ class Engine:
     async def hand_over(self, record: Record, spec: Spec, lost: int = 0) -> None:
         """Let the state machine go on with a turn that has lost so many drivers.
 
-        Out of reach, it is tried again when the lease is over.
+        A start that is refused is tried again when the lease is over.
         """
         try:
             await self.orchestrator.start(_execution(record, lost), state_of(record, spec))
         except NotStarted as failure:
             logger.warning("the state machine was not started: %s", failure, extra={"turn_id": record.turn.id})
 
-    async def handed_over(self, record: Record, lost: int) -> bool:
-        """Whether the state machine has the turn, be it that it waits there: for a function, or to try again."""
-        for number in range(lost, -1, -1):
-            if await self.orchestrator.runs(_execution(record, number)):
-                return True
-        return False
+    async def execution_status(self, record: Record, lost: int) -> ExecutionStatus:
+        """The status of the leg's newest execution; `running` also while an earlier one runs or waits to."""
+        newest = await self.orchestrator.status(_execution(record, lost))
+        for number in range(lost):
+            if newest != "running":
+                earlier = await self.orchestrator.status(_execution(record, number))
+                newest = "running" if earlier == "running" else newest
+        return newest
 
     async def fail(self, record: Record, problem: Problem) -> None:
         """End a turn that cannot go on. Raises ConditionFailed when someone else has come first."""

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 
+from turnloom.domain.action import CallTools
+from turnloom.domain.decide import decide
 from turnloom.domain.errors import Problem, ServerFault
 from turnloom.domain.event import (
     CallsAllowed,
@@ -14,7 +18,10 @@ from turnloom.domain.event import (
     TakenOver,
     ToolCompleted,
     ToolStarted,
+    TurnStarted,
 )
+from turnloom.domain.message import Spec
+from turnloom.domain.turn import Turn, fold
 from turnloom.engine.engine import Engine
 from turnloom.engine.journal import AHEAD_FRAMES
 from turnloom.ports import ConditionFailed
@@ -24,25 +31,28 @@ logger = logging.getLogger(__name__)
 
 MOST_LOST_DRIVERS = 3
 SWEEP_SECONDS = 45
+START_SECONDS = 3600
+"""How long a turn waits for a state machine that refuses to start: as long as one does whose task is throttled."""
+START_PAUSE_SECONDS = 60
+"""The longest pause between two starts; the first pause is a lease, and each is as long as all before it."""
 
 
 async def take_over(engine: Engine, place: Place) -> bool:
     """Fence the lost driver off and let the state machine go on, or fail a turn that has lost too many.
 
-    Whether that was done. A turn that the state machine has is not lost, though it may wait there. Harmless when
-    someone else was quicker, or the driver turns out to be alive: one of them gets on.
+    Whether that was done. A turn that the state machine has is not lost, though it may wait there, nor is one that the
+    state machine was never started for: that is tried again. Harmless when someone else was quicker, or the driver
+    turns out to be alive: one of them gets on.
     """
     found = await _overdue(engine, place)
     if found is None:
         return False
     lost = sum(isinstance(event, TakenOver) and event.lost for event in found.events)
-    if await engine.handed_over(found, lost) or _moved(found, await _overdue(engine, place)):
+    status = await engine.execution_status(found, lost)
+    if status == "running" or _moved(found, await _overdue(engine, place)):
         return False
     try:
-        if lost >= MOST_LOST_DRIVERS:
-            await engine.fail(found, ServerFault(f"The turn lost its driver {lost + 1} times."))
-        else:
-            await _go_on(engine, await _fenced_off(engine, found), lost + 1)
+        await _go_on(engine, found, lost, started=status == "ended")
     except ConditionFailed:
         return False
     return True
@@ -59,6 +69,22 @@ def _moved(before: Record, now: Record | None) -> bool:
     return now is None or (before.version, before.batches) != (now.version, now.batches)
 
 
+async def _go_on(engine: Engine, found: Record, lost: int, *, started: bool) -> None:
+    """Hand the turn over; one that has lost too many drivers, or whose rules or history are gone, fails."""
+    if lost >= MOST_LOST_DRIVERS and (started or not isinstance(found.events[-1], TakenOver)):
+        await engine.fail(found, _worn_out(engine, found))
+        return
+    try:
+        spec = (await engine.brief(found)).spec
+    except Problem as problem:
+        await engine.fail(found, problem)
+        return
+    if not started and _awaits_start(found, spec):
+        await _start_again(engine, found, spec, lost)
+    else:
+        await engine.hand_over(await _fenced_off(engine, found), spec, lost + 1)
+
+
 async def _fenced_off(engine: Engine, found: Record) -> Record:
     """The turn, which is ours now. Raises ConditionFailed when someone else has come first."""
     store, lease = engine.stores[found.place.api], engine.lease()
@@ -69,14 +95,51 @@ async def _fenced_off(engine: Engine, found: Record) -> Record:
     return fenced
 
 
-async def _go_on(engine: Engine, record: Record, lost: int) -> None:
-    """Hand the turn over; one whose rules or history are gone has failed."""
-    try:
-        spec = (await engine.brief(record)).spec
-    except Problem as problem:
-        await engine.fail(record, problem)
+def _awaits_start(record: Record, spec: Spec) -> bool:
+    """Whether the state machine is to have the turn and nothing has happened since: no driver is lost.
+
+    An execution that is not known may have run all the same: the laptop's state machine forgets.
+    """
+    match record.events[-1]:
+        case TakenOver(lost=True):
+            return True
+        case TurnStarted():
+            return record.turn.queued
+        case ToolStarted() | ToolCompleted():
+            return False
+    return isinstance(decide(record.turn, spec), CallTools)
+
+
+async def _start_again(engine: Engine, record: Record, spec: Spec, lost: int) -> None:
+    """Try the start that was refused; only one of those who try at once takes the lease. Raises ConditionFailed."""
+    seconds = (engine.world.clock.now() - record.turn.last_at) / 1e6
+    if seconds > START_SECONDS:
+        await engine.fail(record, ServerFault("The turn could not be started within an hour."))
         return
-    await engine.hand_over(record, spec, lost)
+    lease = engine.lease(max(engine.pace.lease, min(seconds, START_PAUSE_SECONDS)))
+    await engine.hand_over(await engine.stores[record.place.api].append(record, (), lease), spec, lost)
+
+
+def _worn_out(engine: Engine, record: Record) -> ServerFault:
+    """The failure of a turn that lost too many drivers: when, and what they were doing."""
+    losses = [*_losses(record), (engine.world.clock.now(), record.turn)]
+    attempts = [f"{datetime.fromtimestamp(at // 1_000_000, UTC):%H:%M:%S} {_activity(turn)}" for at, turn in losses]
+    return ServerFault(f"The turn lost its driver {len(losses)} times (UTC): {', '.join(attempts)}.")
+
+
+def _losses(record: Record) -> Iterator[tuple[int, Turn]]:
+    """The times at which drivers were found to be lost, and the turn as each left it."""
+    turn = Turn(record.turn.id)
+    for event in record.events:
+        if isinstance(event, TakenOver) and event.lost:
+            yield event.at, turn
+        turn = fold(turn, [event])
+
+
+def _activity(turn: Turn) -> str:
+    if turn.cut:
+        return "in a model call"
+    return "in tool calls" if turn.started_calls else "between actions"
 
 
 def frames_ahead(record: Record) -> int:
