@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,17 +23,22 @@ from turnloom.engine.engine import Engine
 from turnloom.ports import (
     CallChunk,
     Chunk,
+    Condition,
     ExecutionStatus,
     FetchedFile,
     Finished,
     ModelInfo,
     ModelRequest,
     NotStarted,
+    Page,
+    Row,
+    Table,
     TextChunk,
     ToolError,
     ToolResult,
     ToolScope,
     Unreadable,
+    Version,
     Violation,
 )
 
@@ -98,6 +103,51 @@ def call_chunks(*calls: tuple[str, JSON]) -> list[CallChunk]:
         CallChunk(index, "", name, arguments if isinstance(arguments, str) else json.dumps(arguments))
         for index, (name, arguments) in enumerate(calls)
     ]
+
+
+class FaultyTable:
+    """A table before another one, which fails on demand.
+
+    While `fault` is set every write raises it; with `done` the write takes place all the same, and only its answer is
+    lost. While `unreadable` is set every read raises that. `writes` counts the writes that took place.
+    """
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+        self.fault: Exception | None = None
+        self.done = False
+        self.unreadable: Exception | None = None
+        self.writes = 0
+
+    async def put(self, row: Row, when: Condition | None = None) -> None:
+        await self._write(self._table.put(row, when))
+
+    async def delete(self, partition: str, sort: str, when: Version | None = None) -> None:
+        await self._write(self._table.delete(partition, sort, when))
+
+    async def get(self, partition: str, sort: str) -> Row | None:
+        self._check_readable()
+        return await self._table.get(partition, sort)
+
+    async def get_many(self, keys: Sequence[tuple[str, str]]) -> list[Row]:
+        self._check_readable()
+        return await self._table.get_many(keys)
+
+    async def query(self, partition: str, **bounds: Any) -> Page:
+        self._check_readable()
+        return await self._table.query(partition, **bounds)
+
+    async def _write(self, write: Coroutine[Any, Any, None]) -> None:
+        if self.fault is None or self.done:
+            await write
+            self.writes += 1
+        if self.fault is not None:
+            write.close()
+            raise self.fault
+
+    def _check_readable(self) -> None:
+        if self.unreadable is not None:
+            raise self.unreadable
 
 
 class FrozenClock:

@@ -110,3 +110,13 @@ class UpstreamBroken(UpstreamError):
 
 class ServerFault(Problem):
     code = "internal_error"
+
+
+class TurnGoesOn(ServerFault):
+    """The turn may be stored and not over, though this request cannot follow it: it is to be read, not sent again."""
+
+    code = "turn_goes_on"
+
+    def __init__(self, turn_id: str, reason: str = "What happens in it could not be stored or read.") -> None:
+        message = f"'{turn_id}' may go on: read it, and do not send the request again. {reason}"
+        super().__init__(message, extra={"turn_id": turn_id})

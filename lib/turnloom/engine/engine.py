@@ -9,7 +9,7 @@ from functools import partial
 
 from turnloom.domain.action import Action, CallModel, CallTools, Gather, RunShields
 from turnloom.domain.decide import decide
-from turnloom.domain.errors import NotFound, Problem
+from turnloom.domain.errors import NotFound, Problem, TurnGoesOn
 from turnloom.domain.event import Event, TurnFailed
 from turnloom.domain.message import JSON, Spec
 from turnloom.domain.transcript import Dialect, transcript
@@ -114,6 +114,14 @@ class Engine:
 def gone(record: Record) -> NotFound:
     """That the turn was deleted, in the words of its API."""
     return NotFound("response" if record.place.api == "responses" else "turn", record.turn.id)
+
+
+def out_of_touch(failure: Exception, record: Record) -> Problem:
+    """The problem of a reader whose turn could not be written or read, so that nobody knows how it ends."""
+    if isinstance(failure, NotFound | TurnGoesOn):
+        return failure
+    logger.error("a turn could not be written or read", exc_info=failure, extra={"turn_id": record.turn.id})
+    return TurnGoesOn(record.turn.id)
 
 
 def _execution(record: Record, lost: int) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import replace
 
 from turnloom.domain.errors import Problem
 from turnloom.domain.event import Event
 from turnloom.domain.turn import Turn, fold
-from turnloom.engine.engine import Engine, gone
+from turnloom.engine.engine import Engine, gone, out_of_touch
 from turnloom.engine.takeover import take_over
 from turnloom.store.turns import Record
 
@@ -33,8 +34,20 @@ class Followed:
 async def follow(engine: Engine, record: Record) -> AsyncGenerator[Event]:
     """The events after those that `record` knows, as they are logged, until the turn rests.
 
-    A turn whose driver is lost is taken over on the way. Raises NotFound when the turn is deleted.
+    A turn whose driver is lost is taken over on the way. Raises NotFound when the turn is deleted, and TurnGoesOn when
+    the store fails.
     """
+    try:
+        async with aclosing(_follow(engine, record)) as events:
+            async for event in events:
+                yield event
+    except Problem:
+        raise
+    except Exception as failure:
+        raise out_of_touch(failure, record) from failure
+
+
+async def _follow(engine: Engine, record: Record) -> AsyncGenerator[Event]:
     store = engine.stores[record.place.api]
     soonest, latest = engine.pace.poll
     delay, patient_until = soonest, 0

@@ -15,11 +15,11 @@ from contextlib import aclosing, suppress
 
 from turnloom.domain.action import Action, AwaitClient, CallTools, Finish
 from turnloom.domain.decide import decide
-from turnloom.domain.errors import NotFound, Problem, ServerFault
+from turnloom.domain.errors import NotFound, Problem, ServerFault, TurnGoesOn
 from turnloom.domain.event import CallStarted, Delta, Event, InferenceStarted, TurnFailed
 from turnloom.domain.turn import Call, Inference, Said, Turn, evolve
 from turnloom.engine.cancel import cancel
-from turnloom.engine.engine import Brief, Engine
+from turnloom.engine.engine import Brief, Engine, out_of_touch
 from turnloom.engine.follow import Followed, follow
 from turnloom.engine.journal import AHEAD_SECONDS
 from turnloom.engine.perform import perform
@@ -35,13 +35,13 @@ VERDICT_LOOKS, VERDICT_SECONDS = 30, 0.1
 _drives: set[asyncio.Task[None]] = set()
 
 
-class OutrunLog(ServerFault):
+class OutrunLog(TurnGoesOn):
     """The reader was told what never got into the log, and another driver goes on from there: it must read again."""
 
     code = "turn_taken_over"
 
-    def __init__(self) -> None:
-        super().__init__("Another driver took the turn over; read on from the last frame you have.")
+    def __init__(self, turn_id: str) -> None:
+        super().__init__(turn_id, "Another driver took it over; read on from the last frame you have.")
 
 
 class Run:
@@ -96,8 +96,11 @@ class Run:
             self.stop()
 
     async def _cancel(self) -> None:
-        with suppress(NotFound):
-            await cancel(self._engine, self.record)
+        try:
+            with suppress(NotFound):
+                await cancel(self._engine, self.record)
+        except Exception:
+            logger.exception("a turn without a reader could not be ended", extra={"turn_id": self.record.turn.id})
 
     def stop(self) -> None:
         """Call the drive off; a stored turn is then taken over by the sweeper."""
@@ -145,9 +148,15 @@ class Run:
         except asyncio.CancelledError:
             raise
         except Exception as failure:
-            self._told.put_nowait(_as_problem(failure, self.record.turn.id))
+            self._told.put_nowait(self._undecided(failure))
         finally:
             await self._let_go()
+
+    def _undecided(self, failure: Exception) -> Problem:
+        """The problem of a turn whose end was not stored; only one that is never stored ends with that."""
+        if isinstance(self._store, Turns):
+            return out_of_touch(failure, self.record)
+        return _as_problem(failure, self.record.turn.id)
 
     async def _let_go(self) -> None:
         try:
@@ -167,7 +176,7 @@ class Run:
         if row is not None and row.closing > self._engine.world.clock.now():
             await self._tell_cancelled(row, untold)
         elif row is not None and self._journal.unlogged > untold:
-            self._told.put_nowait(OutrunLog())
+            self._told.put_nowait(OutrunLog(self.record.turn.id))
         else:
             await self._tell_the_rest()
 

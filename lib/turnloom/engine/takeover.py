@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
 
 from turnloom.domain.action import CallTools
 from turnloom.domain.decide import decide
@@ -123,7 +122,7 @@ async def _start_again(engine: Engine, record: Record, spec: Spec, lost: int) ->
 def _worn_out(engine: Engine, record: Record) -> ServerFault:
     """The failure of a turn that lost too many drivers: when, and what they were doing."""
     losses = [*_losses(record), (engine.world.clock.now(), record.turn)]
-    attempts = [f"{datetime.fromtimestamp(at // 1_000_000, UTC):%H:%M:%S} {_activity(turn)}" for at, turn in losses]
+    attempts = [f"{_time_of_day(at)} {_activity(turn)}" for at, turn in losses]
     return ServerFault(f"The turn lost its driver {len(losses)} times (UTC): {', '.join(attempts)}.")
 
 
@@ -134,6 +133,11 @@ def _losses(record: Record) -> Iterator[tuple[int, Turn]]:
         if isinstance(event, TakenOver) and event.lost:
             yield event.at, turn
         turn = fold(turn, [event])
+
+
+def _time_of_day(at: int) -> str:
+    seconds = at // 1_000_000 % 86_400
+    return f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"
 
 
 def _activity(turn: Turn) -> str:

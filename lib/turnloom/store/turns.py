@@ -25,7 +25,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from turnloom.domain.errors import ServerFault, TooLarge
+from turnloom.domain.errors import ServerFault, TooLarge, TurnGoesOn
 from turnloom.domain.event import Event
 from turnloom.domain.message import JSON
 from turnloom.domain.turn import Turn, fold
@@ -108,9 +108,17 @@ class Turns:
     # --- writing
 
     async def open(self, record: Record) -> Record:
-        """Store a new turn. Raises ConditionFailed when its place in the thread is taken."""
+        """Store a new turn. Raises ConditionFailed when its place in the thread is taken.
+
+        Raises TurnGoesOn when it is not known whether the turn is stored.
+        """
         row = await self._row(record)
-        await self._put(self._table, row, Absent())
+        try:
+            await self._table.put(row, Absent())
+        except Exception as failure:
+            if not await self._was_put(row, failure):
+                await self._drop_blob(row.value.get("blob"))
+                raise
         return replace(record, blob=row.value.get("blob"))
 
     async def settle(self, record: Record) -> Record:
@@ -274,6 +282,19 @@ class Turns:
         except (ConditionFailed, TooLarge):
             await self._drop_blob(row.value.get("blob"))
             raise
+
+    async def _was_put(self, row: Row, failure: Exception) -> bool:
+        """Whether the row is there although its write failed: its answer may be lost, and a second try meets it.
+
+        What has no lease has no driver who would have to know.
+        """
+        if "lease" not in row.value:
+            return False
+        try:
+            stored = await self._table.get(row.partition, row.sort)
+        except Exception:
+            raise TurnGoesOn(row.value["id"]) from failure
+        return stored is not None and all(stored.value.get(name) == row.value[name] for name in ("id", "lease"))
 
     async def _row(self, record: Record) -> Row:
         value: dict[str, Any] = {"id": record.turn.id, **record.origin}

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from turnloom.domain import ids
-from turnloom.domain.errors import InvalidRequest, NotFound, Problem
+from turnloom.domain.errors import InvalidRequest, NotFound, Problem, TurnGoesOn
 from turnloom.domain.event import TurnStarted
 from turnloom.domain.message import JSON
 from turnloom.domain.responses_input import RESPONSES, check_calls
@@ -90,6 +90,8 @@ async def create_response(services: Services, caller: Caller, asked: ResponseReq
         except ConditionFailed:
             await give_up(services, caller.owner, asked.key, record.turn.id)
             chain = await _elsewhere(services, caller.owner, chain, asked)
+        except TurnGoesOn:
+            raise
         except Problem:
             await give_up(services, caller.owner, asked.key, record.turn.id)
             raise

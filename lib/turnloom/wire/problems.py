@@ -44,6 +44,7 @@ _STATUS: dict[str, int] = {
     "rate_limited": 429,
     "insufficient_quota": 429,
     "internal_error": 500,
+    "turn_goes_on": 500,
     "upstream_error": 502,
     "upstream_authentication_error": 502,
     "toolgroup_unreachable": 502,
@@ -95,6 +96,7 @@ _RESPONSES_CODE: dict[str, str | None] = {
     "payload_too_large": "request_too_large",
     "rate_limited": "rate_limit_exceeded",
     "internal_error": "server_error",
+    "turn_goes_on": "server_error",
 }
 _RESPONSES_PARAM = {"context_length_exceeded": "input", "model_not_found": "model"}
 

@@ -69,8 +69,11 @@ class AgentsEncoder:
         return frames
 
     def broken_off(self, code: str, message: str) -> Frame:
-        """The last frame of a stream that cannot be told to its end, e.g. because the turn was deleted."""
-        return {**self._error(code, message), "sequence_number": self._number + 1}
+        """The last frame of a stream that ends before its turn, or whose turn was deleted.
+
+        It is not in the log, and so has no number: a reader goes on after the last frame that has one.
+        """
+        return self._error(code, message)
 
     def _frames(self, event: Event) -> list[Frame]:
         match event:

@@ -11,12 +11,12 @@ from functools import partial
 from fastapi import FastAPI, Request
 from fastapi.responses import Response, StreamingResponse
 
-from turnloom.domain.errors import InvalidRequest, NotFound, Problem, ServerFault
+from turnloom.domain.errors import InvalidRequest, NotFound, Problem, ServerFault, TurnGoesOn
 from turnloom.domain.event import Event, Gathered, InferenceStarted, TurnCancelled, TurnFailed, TurnStarted
 from turnloom.domain.message import JSON
 from turnloom.domain.turn import Turn
 from turnloom.engine.follow import Followed
-from turnloom.engine.inline import OutrunLog, Run
+from turnloom.engine.inline import Run
 from turnloom.usecases import contexts, responses
 from turnloom.usecases.attachments import prepared
 from turnloom.usecases.callers import Caller
@@ -79,6 +79,8 @@ async def create_openai_response(request: Request, services: Home, owner: Owner)
     view = View(alias, sealer(services, owner), asked.include_obfuscation)
     try:
         return await _answer(request, asked, run, view)
+    except TurnGoesOn:
+        raise
     except Problem:
         # The client was told of no response that it could come back to: the key is free for another try.
         await give_up(services, owner, key, run.record.turn.id)
@@ -236,7 +238,7 @@ async def _until_spoken(run: Run | Followed) -> tuple[Run | Followed, list[Event
             await _read_opening(run, early)
     except TimeoutError:
         pass
-    except OutrunLog:
+    except TurnGoesOn:
         # Nobody has been told anything yet.
         return run.followed(), []
     if early and isinstance(early[-1], TurnFailed) and all(_opens(event) for event in early[:-1]):
