@@ -3,7 +3,8 @@
 What the reader may be told before it is logged: the opening of an inference and what the model adds to the block it
 is writing. Everything that closes something is logged first, and what ends or rests the turn is stored first.
 
-The drive does not depend on its reader: who goes away misses the rest, the turn does not.
+The drive does not depend on its reader: who goes away misses the rest, the turn does not. One who is too far behind is
+let go, as the log has the rest; where there is no log, the model waits for the reader.
 """
 
 from __future__ import annotations
@@ -31,6 +32,9 @@ logger = logging.getLogger(__name__)
 
 VERDICT_LOOKS, VERDICT_SECONDS = 30, 0.1
 """How often, and how many seconds apart, a driver that lost the log looks for the reason."""
+
+READER_EVENTS, BEHIND_SECONDS = 10_000, 0.1
+"""How many events a reader may be behind, and for how long at a time a driver waits for one who is."""
 
 _drives: set[asyncio.Task[None]] = set()
 
@@ -63,6 +67,7 @@ class Run:
         self._spoken = False
         self._held: list[Event] = []
         self._told: asyncio.Queue[Event | Problem | None] = asyncio.Queue()
+        self._behind = False
         self._drive: asyncio.Task[None] | None = None
         self._last_work: Callable[[], Awaitable[None]] | None = None
 
@@ -171,7 +176,7 @@ class Run:
         """Follow the log, unless the reader has been told of things that never got there: it must read again."""
         untold = min(len(self._held), self._journal.unlogged)
         for event in self._held[: len(self._held) - untold]:  # the pulse has logged them in the meantime
-            self._told.put_nowait(event)
+            await self._tell(event)
         row = await self._verdict(self._store) if isinstance(self._store, Turns) else None
         if row is not None and row.closing > self._engine.world.clock.now():
             await self._tell_cancelled(row, untold)
@@ -191,7 +196,7 @@ class Run:
 
     async def _tell_cancelled(self, row: Record, untold: int) -> None:
         try:
-            self._told.put_nowait(await self._journal.amend(row, untold))
+            await self._tell(await self._journal.amend(row, untold))
         except ConditionFailed:
             await self._tell_the_rest()
 
@@ -221,7 +226,7 @@ class Run:
             self._journal.note(event)
             self._held.append(event)
         await self._journal.settle()
-        self._tell_held()
+        await self._tell_held()
         return False
 
     async def _perform(self, action: Action) -> None:
@@ -237,7 +242,7 @@ class Run:
         await self._release()
         self._journal.note(event)
         if ahead:
-            self._told.put_nowait(event)
+            await self._tell(event)
         else:
             self._held.append(event)
         if isinstance(event, Delta) and not self._spoken:
@@ -253,12 +258,23 @@ class Run:
         """Log what was held back, then tell it."""
         if self._held or self._journal.full:
             await self._journal.flush()
-        self._tell_held()
+        await self._tell_held()
 
-    def _tell_held(self) -> None:
+    async def _tell_held(self) -> None:
         for event in self._held:
-            self._told.put_nowait(event)
+            await self._tell(event)
         self._held.clear()
+
+    async def _tell(self, event: Event) -> None:
+        """Queue the event for the reader, who misses it and all after it when too far behind a stored turn."""
+        while self._told.qsize() >= READER_EVENTS and not self._behind:
+            await self._engine.world.clock.sleep(BEHIND_SECONDS)
+            if isinstance(self._store, Turns) and self._told.qsize() >= READER_EVENTS:
+                self._behind = True
+                late = TurnGoesOn(self.record.turn.id, "It was read too slowly; read on from the last frame you have.")
+                self._told.put_nowait(late)
+        if not self._behind:
+            self._told.put_nowait(event)
 
     async def _hand_over(self) -> None:
         record = self._journal.record
@@ -271,14 +287,14 @@ class Run:
         self._journal.note(failure)
         self._held.append(failure)
         await self._journal.settle()
-        self._tell_held()
+        await self._tell_held()
 
     async def _tell_the_rest(self) -> None:
         """Tell what others make of the turn, from the log, or that it was deleted."""
         try:
             async with aclosing(follow(self._engine, self._journal.record)) as events:
                 async for event in events:
-                    self._told.put_nowait(event)
+                    await self._tell(event)
         except Problem as problem:
             self._told.put_nowait(problem)
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request
-from fastapi.responses import Response, StreamingResponse
+from fastapi.responses import Response
 from pydantic import BeforeValidator
 
 from turnloom.domain.errors import NotFound, Problem, ServerFault
@@ -185,8 +185,7 @@ ROUTES = (
 
 async def _told(reading: Reading, *, stream: bool, after: int = 0) -> Response:
     if stream:
-        frames = sse.with_heartbeat(_frames(reading, after))
-        return StreamingResponse(frames, media_type="text/event-stream", headers={"cache-control": "no-cache"})
+        return sse.EventStream(_frames(reading, after))
     record = reading.run.record
 
     def in_time(turn: Turn) -> JSON:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from fastapi import FastAPI, Request
-from fastapi.responses import Response, StreamingResponse
+from fastapi.responses import Response
 
 from turnloom.domain.errors import InvalidRequest, NotFound, Problem, ServerFault, TurnGoesOn
 from turnloom.domain.event import Event, Gathered, InferenceStarted, TurnCancelled, TurnFailed, TurnStarted
@@ -90,7 +90,7 @@ async def create_openai_response(request: Request, services: Home, owner: Owner)
 async def _answer(request: Request, asked: CreateRequest, run: Run | Followed, view: View) -> Response:
     if asked.stream:
         told, early = await _until_spoken(run)
-        return _stream(_frames(view, told, early, stop=not asked.store))
+        return sse.EventStream(_frames(view, told, early, stop=not asked.store))
     if asked.background:
         return JSONAnswer(view.response(run.record.turn))
     work = run.settled() if asked.store else while_connected(request, run)
@@ -112,7 +112,7 @@ async def get_openai_response(
         included = [*request.query_params.getlist("include"), *request.query_params.getlist("include[]")]
         return JSONAnswer(view.response(_including(record.turn, included)))
     after = integer("starting_after", starting_after, least=0) if starting_after is not None else -1
-    return _stream(_frames(view, Followed(services.engine, record), [], after=after))
+    return sse.EventStream(_frames(view, Followed(services.engine, record), [], after=after))
 
 
 def _including(turn: Turn, included: Sequence[str]) -> Turn:
@@ -291,11 +291,6 @@ async def _events(told: Run | Followed, early: list[Event]) -> AsyncIterator[Eve
     async with aclosing(told.events()) as coming:
         async for event in coming:
             yield event
-
-
-def _stream(frames: AsyncIterator[bytes]) -> StreamingResponse:
-    headers = {"cache-control": "no-cache"}
-    return StreamingResponse(sse.with_heartbeat(frames), media_type="text/event-stream", headers=headers)
 
 
 # --- reading requests
