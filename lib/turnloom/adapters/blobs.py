@@ -6,6 +6,7 @@ by both, so that what a folder could not hold never gets into a bucket.
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 import time
@@ -15,7 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote
 
+from turnloom.adapters.aws_errors import passing_faults
 from turnloom.adapters.threads import Threads
+from turnloom.domain.errors import StorageFull, StoreUnavailable
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -59,7 +62,15 @@ class FolderBlobs:
         self._swept = False
 
     async def put(self, key: str, content: bytes) -> None:
-        await _threads.run(self._write, self._path(key), content)
+        path = self._path(key)
+        try:
+            await _threads.run(self._write, path, content)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise StorageFull(str(error)) from error
+            if error.errno in (errno.EIO, errno.EROFS):
+                raise StoreUnavailable(str(error)) from error
+            raise
         if not self._swept:
             self._swept = True
             await _threads.run(self._sweep)
@@ -107,13 +118,16 @@ class S3Blobs:
         self._bucket = bucket
 
     async def put(self, key: str, content: bytes) -> None:
-        await _threads.run(self._client.put_object, Bucket=self._bucket, Key=_checked(key), Body=content)
+        with passing_faults():
+            await _threads.run(self._client.put_object, Bucket=self._bucket, Key=_checked(key), Body=content)
 
     async def get(self, key: str) -> bytes | None:
-        return await _threads.run(self._read, _checked(key))
+        with passing_faults():
+            return await _threads.run(self._read, _checked(key))
 
     async def delete(self, key: str) -> None:
-        await _threads.run(self._client.delete_object, Bucket=self._bucket, Key=_checked(key))
+        with passing_faults():
+            await _threads.run(self._client.delete_object, Bucket=self._bucket, Key=_checked(key))
 
     def _read(self, key: str) -> bytes | None:
         try:

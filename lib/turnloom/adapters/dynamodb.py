@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, assert_never
 
+from turnloom.adapters.aws_errors import passing_faults
 from turnloom.adapters.threads import Threads
 from turnloom.domain.errors import TooLarge
 from turnloom.domain.message import JSON
@@ -115,9 +116,10 @@ class DynamoTable:
         self._now = now
 
     async def get(self, partition: str, sort: str) -> Row | None:
-        answer = await _threads.run(
-            self._client.get_item, TableName=self.name, Key=_key(partition, sort), ConsistentRead=True
-        )
+        with passing_faults():
+            answer = await _threads.run(
+                self._client.get_item, TableName=self.name, Key=_key(partition, sort), ConsistentRead=True
+            )
         rows = self._live([answer["Item"]] if "Item" in answer else [])
         return rows[0] if rows else None
 
@@ -164,7 +166,8 @@ class DynamoTable:
     async def _read(self, run: _Run, request: Item) -> tuple[list[Row], Item | None]:
         """The next answer that has any live row, and where the query goes on after it, None at its end."""
         while True:
-            answer = await _threads.run(self._client.query, **request)
+            with passing_faults():
+                answer = await _threads.run(self._client.query, **request)
             rows = await self._rows(run, answer["Items"])
             last = answer.get("LastEvaluatedKey")
             if rows or last is None:
@@ -185,7 +188,8 @@ class DynamoTable:
         items: list[Item] = []
         pause = 0.02
         while True:
-            answer = await _threads.run(self._client.batch_get_item, RequestItems=wanted)
+            with passing_faults():
+                answer = await _threads.run(self._client.batch_get_item, RequestItems=wanted)
             items += answer["Responses"].get(self.name, [])
             wanted = answer.get("UnprocessedKeys") or {}
             if not wanted:
@@ -200,7 +204,8 @@ class DynamoTable:
         """Make the conditional `call`, which leaves `outcome` at the key."""
         request = given | {"TableName": self.name} | self._condition(when)
         try:
-            await _threads.run(call, **request)
+            with passing_faults():
+                await _threads.run(call, **request)
         except self._client.exceptions.ConditionalCheckFailedException as error:
             if not _retry_of_success(error.response, outcome):
                 raise ConditionFailed(f"{self.name}: {when}") from error

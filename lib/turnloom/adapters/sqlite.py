@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TypeVar, assert_never
 
 from turnloom.adapters.dynamodb import dump  # what a row may hold is DynamoDB's rule, and the laptop keeps to it
+from turnloom.domain.errors import StorageFull, StoreUnavailable
 from turnloom.ports import Absent, Condition, ConditionFailed, Page, Row, Version
 
 PAGE_CHARACTERS = 1_000_000
@@ -109,15 +110,18 @@ class SqliteDatabase:
     async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Do `work`, at most one statement that writes, once no other process is writing.
 
-        A statement that was refused has left no trace, so it is just run again.
+        A statement that was refused has left no trace, so it is just run again. Raises StoreUnavailable after
+        `PATIENCE`, and when the disk fails; StorageFull when it is full.
         """
         deadline = time.monotonic() + PATIENCE
         while True:
             try:
                 return self.once(work)
             except sqlite3.OperationalError as error:
-                if not _busy(error) or time.monotonic() > deadline:
-                    raise
+                if not _busy(error):
+                    raise _fault(error) from error
+                if time.monotonic() > deadline:
+                    raise StoreUnavailable(str(error)) from error
             await asyncio.sleep(_PAUSE)
 
 
@@ -290,3 +294,14 @@ def _word(name: str) -> str:
 
 def _busy(error: sqlite3.OperationalError) -> bool:
     return error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+
+
+def _fault(error: sqlite3.OperationalError) -> Exception:
+    """The error for callers: the disk's as StoreUnavailable, one of our own as it is."""
+    match error.sqlite_errorcode & 0xFF:
+        case sqlite3.SQLITE_FULL:
+            return StorageFull(str(error))
+        case sqlite3.SQLITE_IOERR | sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN:
+            return StoreUnavailable(str(error))
+        case _:
+            return error

@@ -14,6 +14,9 @@
     │   ├── UpstreamTimeout  it did not answer in time
     │   └── UpstreamBroken   it failed, refused the connection, or broke off
     └── ServerFault          ours
+        └── ContentLost      what was stored is gone: a retry does not help
+
+    StoreUnavailable         no Problem: the store cannot be read or written just now; see there
 
 `code` is the stable word that clients match on; `wire/problems.py` is the one table from these to HTTP.
 """
@@ -120,3 +123,33 @@ class TurnGoesOn(ServerFault):
     def __init__(self, turn_id: str, reason: str = "What happens in it could not be stored or read.") -> None:
         message = f"'{turn_id}' may go on: read it, and do not send the request again. {reason}"
         super().__init__(message, extra={"turn_id": turn_id})
+
+
+class ContentLost(ServerFault):
+    """The `kind` of this id exists, but what was stored of it is missing or unreadable. It can still be deleted.
+
+    `hint` is a sentence about how to go on.
+    """
+
+    code = "content_lost"
+
+    def __init__(self, kind: str, identifier: str, *, hint: str = "") -> None:
+        message = f"The stored content of {kind} '{identifier}' is lost." + (f" {hint}" if hint else "")
+        super().__init__(message)
+
+
+class StoreUnavailable(Exception):
+    """The store is locked, throttled or unreachable.
+
+    It is no Problem, because no turn may end by it: whoever drives a turn tries again, and so may a caller.
+    """
+
+    code = "store_unavailable"
+    message = "The store cannot be reached just now. Try again in a few seconds."
+
+
+class StorageFull(StoreUnavailable):
+    """There is no space left to write, not even the note that something is deleted."""
+
+    code = "storage_full"
+    message = "The disk that holds the store is full. Free some space on it: deleting needs a little of it too."

@@ -25,7 +25,15 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from turnloom.domain.errors import InvalidRequest, NotFound, Problem, ServerFault, TooLarge, Unauthenticated
+from turnloom.domain.errors import (
+    InvalidRequest,
+    NotFound,
+    Problem,
+    ServerFault,
+    StoreUnavailable,
+    TooLarge,
+    Unauthenticated,
+)
 from turnloom.usecases.authorization import ANYONE
 from turnloom.usecases.callers import Caller
 from turnloom.usecases.services import Services
@@ -39,6 +47,9 @@ logger = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 6 * 1024 * 1024
 """What Lambda takes. There the body is part of an event, so a little less fits; the gateway says the same 413."""
+
+RETRY_SECONDS = 5
+"""How long a client is asked to wait for a store that is unavailable."""
 
 Envelope = Callable[[Request, Problem], JSONAnswer]
 
@@ -292,6 +303,9 @@ def _as_problem(request: Request, failure: Exception) -> Problem:
             return NotFound("route", f"{request.method} {request.url.path}")
         case HTTPException():
             return InvalidRequest(str(failure.detail))
+        case StoreUnavailable():
+            logger.warning("the store is unavailable: %s", failure)
+            return ServerFault(failure.message, code=failure.code, extra={"retry_after": RETRY_SECONDS})
     logger.error("a request broke down", exc_info=failure)
     return ServerFault("The request failed because of an internal error.")
 

@@ -45,11 +45,14 @@ _STATUS: dict[str, int] = {
     "insufficient_quota": 429,
     "internal_error": 500,
     "turn_goes_on": 500,
+    "content_lost": 500,
     "upstream_error": 502,
     "upstream_authentication_error": 502,
     "toolgroup_unreachable": 502,
     "shield_unavailable": 502,
+    "store_unavailable": 503,
     "upstream_timeout": 504,
+    "storage_full": 507,
 }
 
 # The Agents API has fewer words (contract, 2.1); a more exact one is told by the nearest of them.
@@ -133,12 +136,21 @@ def _responses_type(status: int) -> str:
     return "server_error" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid_request_error"
 
 
+_NOT_RETRIED = (
+    "upstream_authentication_error",
+    "turn_not_awaiting_input",
+    "turn_taken_over",
+    "content_lost",
+    "storage_full",
+)
+
+
 def headers_of(problem: Problem) -> dict[str, str]:
     """What the official clients obey when they decide about a retry."""
     headers = {}
     if (seconds := problem.extra.get("retry_after")) is not None:
         headers["retry-after"] = str(seconds)
     turn_exists = "turn_id" in problem.extra and problem.code != "session_busy"
-    if turn_exists or problem.code in ("upstream_authentication_error", "turn_not_awaiting_input", "turn_taken_over"):
+    if turn_exists or problem.code in _NOT_RETRIED:
         headers["x-should-retry"] = "false"
     return headers
