@@ -33,12 +33,14 @@ async def test_it_leaves_nothing_behind(house: House, tmp_path: Path) -> None:
     assert await agents.bury("me", "a", house.clock.now()), "to delete it again is no error"
 
 
-async def test_a_deletion_that_was_cut_off_hides_it_and_can_be_begun_again(house: House) -> None:
+async def test_an_agent_whose_blob_is_gone_is_listed_as_lost_and_can_be_deleted(house: House) -> None:
     agents = house.services.agents
     await agents.put("me", Agent("a", LARGE, 1))
     await agents._blobs.delete("agent/me#a")
+    lost = Agent("a", {}, 1, content_lost=True)
+    assert await agents.get("me", "a") == lost and await agents.all("me") == [lost]
+    await agents.bury("me", "a", house.clock.now())
     assert await agents.get("me", "a") is None and await agents.all("me") == []
-    assert await agents.bury("me", "a", house.clock.now())
 
 
 @pytest.mark.parametrize("length", [1, 100_000])

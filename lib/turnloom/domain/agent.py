@@ -10,11 +10,15 @@ from turnloom.domain.message import JSON
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """An agent; `config` is the AgentConfig of the API with every default filled in, and never changes."""
+    """An agent; `config` is the AgentConfig of the API with every default filled in, and never changes.
+
+    `content_lost` says that `config` is empty because what was stored of it is missing or unreadable.
+    """
 
     agent_id: str
     config: Mapping[str, JSON]
     created_at: int
+    content_lost: bool = False
 
 
 @dataclass(frozen=True, slots=True)

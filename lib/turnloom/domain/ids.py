@@ -62,6 +62,13 @@ def response_place(identifier: str) -> tuple[str, int] | None:
     return _encode(value & (1 << _THREAD_BITS) - 1, 16), value >> _THREAD_BITS & (1 << _ORDINAL_BITS) - 1
 
 
+def created_at(identifier: str) -> int:
+    """The time that `turn_id` or `response_id` put into the id, in microseconds; 0 for other text."""
+    if _RESPONSE.fullmatch(identifier):
+        return (_decode(identifier[5:]) >> _ORDINAL_BITS + _THREAD_BITS) * 1000
+    return (uuid.UUID(identifier).int >> 80) * 1000 if turn_ordinal(identifier) is not None else 0
+
+
 def conversation_id(now: int, thread: str) -> str:
     """Name the conversation whose turns live in this thread."""
     return "conv_" + response_id(now, 0, thread).removeprefix("resp_")

@@ -78,6 +78,11 @@ def item_id(kind: str, response: str, position: int) -> str:
     return ids.item_id(PREFIXES.get(kind, "msg"), response, position)
 
 
+def lost_item_id(response: str) -> str:
+    """The id of the one item that stands for all of a response, or of other items, whose content is lost."""
+    return item_id("message", response, INPUT_POSITION)
+
+
 def is_item_id(identifier: str) -> bool:
     """Whether a client may name an item so: not too long, and a segment of a path that every reader leaves as it is."""
     return len(identifier) <= MOST_ID_CHARACTERS and "/" not in identifier and identifier not in ("", ".", "..")

@@ -11,7 +11,7 @@ from turnloom.domain.event import Event
 from turnloom.domain.turn import Turn, fold
 from turnloom.engine.engine import Engine, gone, out_of_touch
 from turnloom.engine.takeover import take_over
-from turnloom.store.turns import Record
+from turnloom.store.turns import Record, check_content, content_lost
 
 
 class Followed:
@@ -34,8 +34,8 @@ class Followed:
 async def follow(engine: Engine, record: Record) -> AsyncGenerator[Event]:
     """The events after those that `record` knows, as they are logged, until the turn rests.
 
-    A turn whose driver is lost is taken over on the way. Raises NotFound when the turn is deleted, and TurnGoesOn when
-    the store fails.
+    A turn whose driver is lost is taken over on the way. Raises NotFound when the turn is deleted, ContentLost when a
+    part of it is missing, and TurnGoesOn when the store fails.
     """
     try:
         async with aclosing(_follow(engine, record)) as events:
@@ -55,6 +55,8 @@ async def _follow(engine: Engine, record: Record) -> AsyncGenerator[Event]:
     while record.running:
         batches = await store.tail(record)
         for batch in batches:
+            if batch.content_lost:
+                raise content_lost(record)
             for event in batch.events:
                 yield event
             record = replace(record.with_events(batch.events), batches=batch.number + 1, lease=batch.lease)
@@ -62,6 +64,8 @@ async def _follow(engine: Engine, record: Record) -> AsyncGenerator[Event]:
         row = await store.peek(record.place, row)
         if row is None:
             raise gone(record)
+        if not row.running:
+            check_content(row)
         if not row.running and row.closing <= engine.world.clock.now():
             for event in row.events[len(record.events) :]:
                 yield event

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-
 from turnloom.domain.agent import Agent, Session
 from turnloom.domain.message import JSON
 from turnloom.ports import Blobs, Row, Table
 from turnloom.store.keys import partition
-from turnloom.store.large import INLINE_BYTES, pack
+from turnloom.store.large import INLINE_BYTES, pack, unpack
 
 TOMBSTONE_SECONDS = 3600
 """How long a deletion is remembered, so that repeating it is no error."""
@@ -54,9 +52,8 @@ class Agents:
             return None
         config = row.value.get("config")
         if config is None:
-            packed = await self._blobs.get(row.value["blob"])
-            config = None if packed is None else json.loads(packed)
-        return None if config is None else Agent(row.sort, config, row.value["created_at"])
+            config = unpack(await self._blobs.get(row.value["blob"]))
+        return Agent(row.sort, config or {}, row.value["created_at"], content_lost=config is None)
 
 
 class Sessions:

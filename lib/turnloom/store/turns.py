@@ -16,7 +16,6 @@ The events of a turn are the row's followed by the log's from batch `row.batches
 
 from __future__ import annotations
 
-import json
 import math
 import uuid
 import zlib
@@ -25,14 +24,15 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from turnloom.domain.errors import ServerFault, TooLarge, TurnGoesOn
-from turnloom.domain.event import Event
+from turnloom.domain import ids
+from turnloom.domain.errors import ContentLost, TooLarge, TurnGoesOn
+from turnloom.domain.event import Event, TurnFailed, TurnStarted
 from turnloom.domain.message import JSON
 from turnloom.domain.turn import Turn, fold
 from turnloom.ports import Absent, Blobs, Condition, ConditionFailed, Row, Table, Version
 from turnloom.store import codec
 from turnloom.store.keys import partition, place_in_thread, split
-from turnloom.store.large import INLINE_BYTES, pack
+from turnloom.store.large import INLINE_BYTES, pack, unpack
 
 DAY_SECONDS = 24 * 3600
 LOG_SECONDS = DAY_SECONDS
@@ -61,6 +61,8 @@ class Record:
     `reopens` is set in a row that is no turn: it only marks that the turn before it was reopened here. A `hidden` turn
     counts in its thread but is not to be had by its id. Until `closing`, a time in microseconds, the last two events of
     a cancelled turn are provisional: its driver may put in their place what it had told and not yet logged.
+    With `content_lost` a blob of the turn is missing or unreadable, and `events` stand in for what it held: see
+    `stand_in`. The turn can still be ended and removed.
     """
 
     place: Place
@@ -76,6 +78,7 @@ class Record:
     closing: int = 0
     expires: int | None = None
     blob: str | None = None
+    content_lost: bool = False
 
     @property
     def running(self) -> bool:
@@ -89,9 +92,12 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
+    """A batch of the log; with `content_lost` its blob is missing or unreadable, and `events` are empty."""
+
     number: int
     events: tuple[Event, ...]
     lease: int
+    content_lost: bool = False
 
 
 class Turns:
@@ -304,6 +310,8 @@ class Turns:
             value["reopens"] = True
         if record.hidden:
             value["hidden"] = True
+        if record.content_lost:
+            value["content_lost"] = True
         if record.closing:
             value["closing"] = record.closing
         if record.running:
@@ -349,7 +357,10 @@ class Turns:
         return record
 
     async def _read(self, row: Row, *, merged: bool = False) -> Record | None:
-        """The record of the row, or of the one that has just replaced it with its blob; None when that is deleted."""
+        """The record of the row, or of the one that has just replaced it with its blob; None when that is deleted.
+
+        What stays missing is lost.
+        """
         found: Row | None = row
         while found is not None and (blob := found.value.get("blob")) is not None:
             if (dumped := await self._unpacked(blob)) is not None:
@@ -357,15 +368,14 @@ class Turns:
             known = found.version
             found = await self._table.get(row.partition, row.sort)
             if found is not None and found.version == known:
-                if found.expires is not None:
-                    return None  # the bucket's own rule was a moment quicker than the table's
-                raise ServerFault(f"What belongs to '{found.value['id']}' is not where it was stored.")
+                return self._record(found, None, merged=merged)
         return None if found is None else self._record(found, found.value.get("events") or [], merged=merged)
 
-    def _record(self, row: Row, dumped: list[JSON], *, merged: bool) -> Record:
+    def _record(self, row: Row, dumped: list[JSON] | None, *, merged: bool) -> Record:
         value = {name: content for name, content in row.value.items() if name != "events"}
-        events = tuple(codec.load(dumped, merged=merged))
         identifier = value.pop("id")
+        running = "lease" in value
+        events = stand_in(identifier, running) if dumped is None else tuple(codec.load(dumped, merged=merged))
         return Record(
             place=self._place(row),
             turn=fold(Turn(identifier), events),
@@ -379,28 +389,29 @@ class Turns:
             closing=value.pop("closing", 0),
             expires=row.expires,
             blob=value.pop("blob", None),
+            content_lost=value.pop("content_lost", False) or dumped is None,
             origin=value,
         )
 
     async def _caught_up(self, record: Record) -> Record:
-        """The record with what its log holds beyond it."""
+        """The record with what its log holds beyond it, up to a batch that is lost."""
         for batch in await self.tail(record):
-            record = replace(record.with_events(batch.events), batches=batch.number + 1, lease=batch.lease)
+            whole = not record.content_lost and not batch.content_lost
+            record = record.with_events(batch.events) if whole else replace(record, content_lost=True)
+            record = replace(record, batches=batch.number + 1, lease=batch.lease)
         return record
 
     async def _batch(self, row: Row) -> Batch | None:
         """The batch of a row of the log; None when it has just been removed."""
         blob = row.value.get("blob")
         dumped = row.value["events"] if blob is None else await self._unpacked(blob)
-        if dumped is None:
-            if await self._log.get(row.partition, row.sort) is None:
-                return None
-            raise ServerFault("What belongs to the log of a turn is not where it was stored.")
-        return Batch(int(row.sort), tuple(codec.load(dumped)), row.value["lease"])
+        if dumped is None and await self._log.get(row.partition, row.sort) is None:
+            return None
+        return Batch(int(row.sort), tuple(codec.load(dumped or ())), row.value["lease"], content_lost=dumped is None)
 
     async def _unpacked(self, blob: str) -> list[JSON] | None:
-        packed = await self._blobs.get(blob)
-        return None if packed is None else json.loads(packed)
+        dumped = unpack(await self._blobs.get(blob))
+        return dumped if isinstance(dumped, list) else None
 
     async def _drop_blob(self, key: str | None) -> None:
         if key is not None:
@@ -419,6 +430,25 @@ class Turns:
             if not page.more:
                 return
             after = page.rows[-1].sort
+
+
+def check_content(record: Record) -> None:
+    """Raises ContentLost when a part of the turn is missing."""
+    if record.content_lost:
+        raise content_lost(record)
+
+
+def content_lost(record: Record, hint: str = "") -> ContentLost:
+    """That a part of the turn is missing, in the words of its API."""
+    return ContentLost("response" if record.place.api == "responses" else "turn", record.turn.id, hint=hint)
+
+
+def stand_in(identifier: str, running: bool) -> tuple[Event, ...]:
+    """Events in place of those that are lost: of a turn that has no input, and has failed unless it is running."""
+    at = ids.created_at(identifier)
+    start = TurnStarted(at, ())
+    message = "The stored content is lost."
+    return (start,) if running else (start, TurnFailed(at + 1, ContentLost.code, message))
 
 
 def _key_of(row: Row) -> tuple[str, str, str, int]:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping
 
 from turnloom.domain.agent import Agent, Session
-from turnloom.domain.errors import NotFound
+from turnloom.domain.errors import ContentLost, NotFound
 from turnloom.domain.ids import new_id
 from turnloom.domain.message import JSON
 from turnloom.store.disposal import Disposable
@@ -22,6 +22,21 @@ async def create_agent(services: Services, owner: str, config: Mapping[str, JSON
 
 
 async def get_agent(services: Services, owner: str, agent_id: str) -> Agent:
+    """The agent. Raises NotFound, and ContentLost when its configuration is missing."""
+    agent = await _find_agent(services, owner, agent_id)
+    check_config(agent)
+    return agent
+
+
+def check_config(agent: Agent) -> None:
+    """Raises ContentLost when the configuration is missing."""
+    if agent.content_lost:
+        hint = "Its sessions can still be read; create another agent to go on."
+        raise ContentLost("agent", agent.agent_id, hint=hint)
+
+
+async def _find_agent(services: Services, owner: str, agent_id: str) -> Agent:
+    """The agent, also one whose configuration is lost. Raises NotFound."""
     agent = await services.agents.get(owner, agent_id)
     if agent is None:
         raise NotFound("agent", agent_id)
@@ -46,7 +61,7 @@ async def create_session(services: Services, owner: str, agent_id: str, name: st
 
 
 async def get_session(services: Services, owner: str, agent_id: str, session_id: str) -> tuple[Agent, Session]:
-    """The session and its agent, read at the same time."""
+    """The session and its agent, read at the same time; the agent's configuration may be lost."""
     agent, session = await asyncio.gather(
         services.agents.get(owner, agent_id), services.sessions.get(owner, agent_id, session_id)
     )
@@ -58,13 +73,13 @@ async def get_session(services: Services, owner: str, agent_id: str, session_id:
 
 
 async def list_sessions(services: Services, owner: str, agent_id: str) -> list[Session]:
-    await get_agent(services, owner, agent_id)
+    await _find_agent(services, owner, agent_id)
     return await services.sessions.all(owner, agent_id)
 
 
 async def delete_session(services: Services, owner: str, agent_id: str, session_id: str) -> None:
     """Hide the session at once, then remove its turns; a repeat within the hour is no error."""
-    await get_agent(services, owner, agent_id)
+    await _find_agent(services, owner, agent_id)
     await _delete(services, Disposable(owner, agent_id, session_id))
 
 

@@ -16,12 +16,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from turnloom.domain import ids
-from turnloom.domain.errors import Busy, InvalidRequest, NotFound
-from turnloom.domain.layout import without
+from turnloom.domain.errors import Busy, ContentLost, InvalidRequest, NotFound
+from turnloom.domain.layout import lost_item_id, without
 from turnloom.domain.turn import Turn
 from turnloom.engine.takeover import take_over
 from turnloom.store.conversations import thread_of
-from turnloom.store.turns import Place, Record
+from turnloom.store.turns import Place, Record, check_content, content_lost
 from turnloom.usecases.services import Services
 
 
@@ -74,7 +74,7 @@ def forked(chain: Chain) -> Chain:
 async def ancestors(services: Services, owner: str, response_id: str) -> tuple[list[Record], bool]:
     """The response and what it stands on, as far as it is still there, oldest first; and whether it is a branch's tip.
 
-    One query for each branch; the place behind the response is read along with them.
+    One query for each branch; the place behind the response is read along with them. Raises ContentLost.
     """
     place = place_of(owner, response_id)
     if place is None:
@@ -88,11 +88,20 @@ async def ancestors(services: Services, owner: str, response_id: str) -> tuple[l
         *(services.responses.thread(owner, thread, upto=ordinal) for thread, ordinal in lineage)
     )
     found |= {record.turn.id: record for records in earlier for record in records}
-    return _walked_back(found, response_id), branch[-1].turn.id == response_id
+    line = _walked_back(found, response_id)
+    _check_history(line)
+    return line, branch[-1].turn.id == response_id
 
 
 async def get_response(services: Services, owner: str, response_id: str) -> Record:
-    """The stored response in whatever state it is."""
+    """The stored response in whatever state it is. Raises NotFound, and ContentLost when a part of it is missing."""
+    record = await find_response(services, owner, response_id)
+    check_content(record)
+    return record
+
+
+async def find_response(services: Services, owner: str, response_id: str) -> Record:
+    """The stored response, also one whose content is lost. Raises NotFound."""
     place = place_of(owner, response_id)
     record = await services.responses.load(place) if place else None
     if record is None or record.turn.id != response_id or record.hidden:
@@ -122,10 +131,14 @@ def in_conversation(record: Record) -> bool:
 
 
 async def conversation_chain(services: Services, owner: str, conversation_id: str) -> Chain:
-    """The conversation, and the next place in it; see `check_unlocked`. Raises NotFound for what is no such id."""
+    """The conversation, and the next place in it; see `check_unlocked`.
+
+    Raises ContentLost, and NotFound for what is no such id.
+    """
     thread = thread_of(conversation_id)
     records = await services.responses.thread(owner, thread)
-    told = tuple(record for record in records if counts(record))
+    told = tuple(filter(may_count, records))
+    _check_history(told)
     ordinal = records[-1].place.ordinal + 1 if records else 0
     running = next((record for record in records if record.running), None)
     return Chain(told, shown_turns(told), thread, ordinal, conversation=conversation_id, holder=running)
@@ -135,13 +148,19 @@ async def conversation_before(services: Services, record: Record) -> Chain:
     """The conversation as it was when this response was put into it."""
     place = record.place
     records = await services.responses.thread(place.owner, place.thread, upto=place.ordinal - 1)
-    told = tuple(filter(counts, records))
+    told = tuple(filter(may_count, records))
+    _check_history(told)
     return Chain(told, shown_turns(told), place.thread, place.ordinal, conversation=record.origin["conversation"])
 
 
 def counts(record: Record) -> bool:
     """Whether a turn has added to its conversation: one that failed, or was cancelled, has not."""
     return record.turn.status == "completed"
+
+
+def may_count(record: Record) -> bool:
+    """Whether a turn has added to its conversation, or may have: of one whose content is lost nobody can say."""
+    return counts(record) or (record.content_lost and not record.running)
 
 
 async def check_unlocked(services: Services, chain: Chain) -> None:
@@ -174,7 +193,17 @@ def _before(record: Record, found: Iterable[Record]) -> list[Record]:
     """What the conversation held when this response was put into it."""
     place = record.place
     earlier = (other for other in found if other.place.thread == place.thread and other.place.ordinal < place.ordinal)
-    return sorted(filter(counts, earlier), key=lambda other: other.place.ordinal)
+    return sorted(filter(may_count, earlier), key=lambda other: other.place.ordinal)
+
+
+def _check_history(records: Iterable[Record]) -> None:
+    """Raises ContentLost for the first that a model could not be shown: nothing goes on with a gap in its past."""
+    for record in records:
+        if not record.content_lost:
+            continue
+        if record.hidden:
+            raise ContentLost("item", lost_item_id(record.turn.id), hint="Delete it to go on without it.")
+        raise content_lost(record, "Delete it, or go on from a response before it.")
 
 
 def _missing(response_id: str) -> InvalidRequest:

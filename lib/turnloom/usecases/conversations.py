@@ -25,14 +25,22 @@ from turnloom.domain.event import (
     TurnCompleted,
     TurnStarted,
 )
-from turnloom.domain.layout import BLANK_ITEM, INPUT_POSITION, input_ids, is_item_id, item_positions, placed
+from turnloom.domain.layout import (
+    BLANK_ITEM,
+    INPUT_POSITION,
+    input_ids,
+    is_item_id,
+    item_positions,
+    lost_item_id,
+    placed,
+)
 from turnloom.domain.message import JSON
 from turnloom.domain.turn import Call, Inference, Turn, evolve, fold
 from turnloom.ports import ConditionFailed
 from turnloom.store.conversations import Conversation, thread_of
 from turnloom.store.disposal import Disposable
 from turnloom.store.turns import Place, Record
-from turnloom.usecases.chains import counts
+from turnloom.usecases.chains import counts, may_count
 from turnloom.usecases.disposal import DAY, dispose
 from turnloom.usecases.services import Services
 
@@ -84,12 +92,12 @@ async def delete_conversation(services: Services, owner: str, conversation_id: s
 
 
 async def conversation_records(services: Services, owner: str, conversation_id: str) -> list[Record]:
-    """What the conversation holds, oldest first: the turns that count."""
+    """What the conversation holds, oldest first: the turns that count, and those whose content is lost."""
     thread = thread_of(conversation_id)
     _, records = await asyncio.gather(
         get_conversation(services, owner, conversation_id), services.responses.thread(owner, thread)
     )
-    return [record for record in records if counts(record)]
+    return [record for record in records if may_count(record)]
 
 
 async def append_items(services: Services, owner: str, conversation_id: str, items: Sequence[JSON]) -> Record:
@@ -132,13 +140,19 @@ async def take_back(services: Services, record: Record) -> bool:
 
 
 async def delete_item(services: Services, owner: str, conversation_id: str, item_id: str) -> Conversation:
-    """Take an item out of the conversation; a response that it came from keeps it. Raises NotFound."""
+    """Take an item out of the conversation; a response that it came from keeps it. Raises NotFound.
+
+    The item that stands for lost content takes all of that turn with it.
+    """
     conversation = await get_conversation(services, owner, conversation_id)
     while True:
         record, position = _found(await conversation_records(services, owner, conversation_id), item_id)
         whole = await services.responses.load(record.place)
         if whole is None or whole.version != record.version:
             continue
+        if whole.content_lost:
+            await services.responses.wipe(whole)
+            return conversation
         removed = sorted({*record.origin.get("removed", ()), position})
         changed = replace(whole, origin={**whole.origin, "removed": removed})
         try:
@@ -154,6 +168,8 @@ async def delete_item(services: Services, owner: str, conversation_id: str, item
 def _found(records: Sequence[Record], item_id: str) -> tuple[Record, int]:
     taken: set[str] = set()
     for record in records:
+        if record.content_lost and item_id == lost_item_id(record.turn.id):
+            return record, INPUT_POSITION
         positions = item_positions(record.turn, taken)
         position = positions.get(item_id)
         if position is not None and position not in record.origin.get("removed", ()):

@@ -7,7 +7,7 @@ import logging
 from turnloom.domain.errors import Busy, InvalidRequest
 from turnloom.engine.follow import Followed
 from turnloom.store.claims import UNSTORED_SECONDS, Claim
-from turnloom.store.turns import Record
+from turnloom.store.turns import Record, check_content
 from turnloom.usecases.chains import place_of
 from turnloom.usecases.services import Services
 
@@ -79,6 +79,7 @@ async def _joined(services: Services, owner: str, earlier: Claim, fingerprint: s
         await services.clock.sleep(0.1)
     # One that its caller asked not to be stored is there for its conversation alone, once it has ended.
     if record is not None and (record.running or not record.hidden):
+        check_content(record)
         return Followed(services.engine, record)
     await services.claims.drop(owner, earlier.key, earlier.response_id)
     return None

@@ -28,6 +28,7 @@ from turnloom.usecases.chains import (
     check_unlocked,
     conversation_before,
     conversation_chain,
+    find_response,
     forked,
     get_response,
     in_conversation,
@@ -136,7 +137,7 @@ async def cancel_response(services: Services, owner: str, response_id: str) -> R
 async def delete_response(services: Services, owner: str, response_id: str) -> None:
     """Remove the response with its items and log; one that is running stops. Its conversation keeps what it said."""
     while True:
-        record = await get_response(services, owner, response_id)
+        record = await find_response(services, owner, response_id)
         kept = in_conversation(record) and record.turn.status == "completed"
         try:
             if kept:
@@ -257,7 +258,7 @@ def _opening(services: Services, caller: Caller, chain: Chain, asked: ResponseRe
 
 async def _known_cursor(services: Services, owner: str, after: str) -> None:
     try:
-        await get_response(services, owner, after)
+        await find_response(services, owner, after)
     except NotFound:
         raise InvalidRequest(f"No response '{after}' to list after", code="invalid_value", param="after") from None
 

@@ -26,9 +26,9 @@ from turnloom.engine.gather import check_size
 from turnloom.engine.inline import Run
 from turnloom.engine.takeover import take_over
 from turnloom.ports import ConditionFailed, ToolScope
-from turnloom.store.turns import Place, Record
+from turnloom.store.turns import Place, Record, check_content, content_lost
 from turnloom.usecases.agent_spec import agent_spec, groups_by_id
-from turnloom.usecases.agents import get_session
+from turnloom.usecases.agents import check_config, get_session
 from turnloom.usecases.callers import Caller, sealed, unsealed
 from turnloom.usecases.services import Services
 from turnloom.usecases.trail import note
@@ -58,7 +58,10 @@ class Reading:
 async def create_turn(
     services: Services, caller: Caller, agent_id: str, session_id: str, asked: TurnRequest
 ) -> Reading:
-    """Start a turn, or attach to the one that this request started before. Raises Busy, NotFound, InvalidRequest."""
+    """Start a turn, or attach to the one that this request started before.
+
+    Raises Busy, NotFound, InvalidRequest, ContentLost.
+    """
     (agent, _), records, groups = await asyncio.gather(
         get_session(services, caller.owner, agent_id, session_id),
         services.turns.thread(caller.owner, session_id),
@@ -66,7 +69,9 @@ async def create_turn(
     )
     earlier = _earlier(records, asked, services.clock.now())
     if earlier is not None:
+        check_content(earlier)
         return Reading(Followed(services.engine, await _loaded(services, earlier)))
+    check_config(agent)
     known = groups_by_id(services.builtin_groups, groups)
     spec = agent_spec(agent.config, asked.settings, known, services.limits.inferences)
     _check_shields(spec.input_shields + spec.output_shields)
@@ -74,6 +79,7 @@ async def create_turn(
         services.engine.world.retriever.check(document["content"], document["mime_type"])
     check_size(document["content"] for document in spec.documents if isinstance(document["content"], str))
     await _free(services, records)
+    _check_history(records)
     record = _opening(services, caller, agent_id, session_id, records, asked)
     note(turn_id=record.turn.id)
     history = tuple(r.turn for r in records if not r.reopens)
@@ -107,7 +113,7 @@ async def resume_turn(
 
 
 async def get_turn(services: Services, owner: str, agent_id: str, session_id: str, turn_id: str) -> Record:
-    """The turn in whatever state it is."""
+    """The turn in whatever state it is. Raises NotFound, and ContentLost when a part of it is missing."""
     ordinal = ids.turn_ordinal(turn_id)
     if ordinal is None:
         await get_session(services, owner, agent_id, session_id)
@@ -116,6 +122,7 @@ async def get_turn(services: Services, owner: str, agent_id: str, session_id: st
     _, record = await asyncio.gather(get_session(services, owner, agent_id, session_id), services.turns.load(place))
     if record is None or record.turn.id != turn_id or record.reopens:
         raise NotFound("turn", turn_id)
+    check_content(record)
     return record
 
 
@@ -140,6 +147,8 @@ async def agent_brief(services: Services, record: Record) -> Brief:
     )
     if agent is None:
         raise NotFound("agent", str(record.origin["agent"]))
+    check_config(agent)
+    _check_history(records)
     known = groups_by_id(services.builtin_groups, groups)
     spec = agent_spec(agent.config, record.turn.settings or {}, known, services.limits.inferences)
     caller = unsealed(services, record)
@@ -217,6 +226,13 @@ async def _settled(services: Services, record: Record) -> Record:
         return await services.turns.settle(record)
     except ConditionFailed:
         raise await _busy(services, record.place) from None
+
+
+def _check_history(records: Sequence[Record]) -> None:
+    """Raises ContentLost for the first turn that a model could not be shown: nothing goes on with a gap in its past."""
+    for record in records:
+        if record.content_lost:
+            raise content_lost(record, "The session can be read but not continued; go on in another one.")
 
 
 def _check_shields(shields: Sequence[str]) -> None:

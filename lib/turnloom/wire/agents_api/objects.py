@@ -16,7 +16,10 @@ from turnloom.domain.message import JSON
 from turnloom.domain.transcript import refusal
 from turnloom.domain.turn import Call, ClientRun, Inference, Retrieval, ShieldCheck, ToolRun, Turn
 from turnloom.store.turns import Record
+from turnloom.wire.agents_api.models import AgentConfig
 from turnloom.wire.problems import agents_code
+
+_LOST_CONFIG = "The stored configuration of this agent is lost (content_lost)."
 
 _STOP = {"length": "out_of_tokens"}
 ShownStep = Inference | ToolRun | ClientRun | Retrieval | ShieldCheck
@@ -38,9 +41,11 @@ def timestamp(microseconds: int) -> str:
 
 
 def agent_json(agent: Agent) -> dict[str, JSON]:
+    """The Agent object. One whose configuration is lost says so in its instructions: the schema has no other place."""
+    config = AgentConfig(model="", instructions=_LOST_CONFIG).model_dump() if agent.content_lost else agent.config
     return {
         "agent_id": agent.agent_id,
-        "agent_config": dict(agent.config),
+        "agent_config": dict(config),
         "created_at": timestamp(agent.created_at),
     }
 

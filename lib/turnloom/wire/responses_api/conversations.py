@@ -10,6 +10,7 @@ from fastapi import FastAPI, Request
 from turnloom.domain.errors import CallerError, NotFound
 from turnloom.domain.message import JSON
 from turnloom.store.conversations import Conversation
+from turnloom.store.turns import Record, check_content
 from turnloom.usecases import conversations
 from turnloom.usecases.attachments import prepared
 from turnloom.usecases.services import Services
@@ -57,12 +58,13 @@ async def create_conversation_items(request: Request, conversation_id: str, serv
 
 
 async def list_conversation_items(request: Request, conversation_id: str, services: Home, owner: Owner) -> JSONAnswer:
-    return items_page(request, await _items(services, owner, conversation_id))
+    return items_page(request, [item for item, _ in await _items(services, owner, conversation_id)])
 
 
 async def get_conversation_item(conversation_id: str, item_id: str, services: Home, owner: Owner) -> JSONAnswer:
-    for item in await _items(services, owner, conversation_id):
+    for item, record in await _items(services, owner, conversation_id):
         if item["id"] == item_id:
+            check_content(record)
             return JSONAnswer(item)
     raise NotFound("item", item_id)
 
@@ -111,9 +113,9 @@ async def _whole(
         raise
 
 
-async def _items(services: Services, owner: str, conversation_id: str) -> list[Item]:
-    """All items of the conversation, oldest first."""
+async def _items(services: Services, owner: str, conversation_id: str) -> list[tuple[Item, Record]]:
+    """All items of the conversation, oldest first, each with the turn that holds it."""
     records = await conversations.conversation_records(services, owner, conversation_id)
     taken: set[str] = set()
     seal = sealer(services, owner)
-    return [item for record in records for item in record_items(record, taken, seal=seal)]
+    return [(item, record) for record in records for item in record_items(record, taken, seal=seal)]

@@ -7,17 +7,24 @@ from collections.abc import Iterable, Sequence
 from fastapi import Request
 
 from turnloom.domain.errors import InvalidRequest
-from turnloom.domain.layout import item_positions
+from turnloom.domain.layout import item_positions, lost_item_id
 from turnloom.domain.message import JSON
 from turnloom.store.turns import Record
 from turnloom.wire.fit import fitting
 from turnloom.wire.json_text import JSONAnswer
 from turnloom.wire.responses_api.items import Item, input_items, output_items
 from turnloom.wire.responses_api.sealing import Seal
+from turnloom.wire.responses_api.shapes import message, output_text
 
 
 def record_items(record: Record, taken: set[str], *, alias: bool = False, seal: Seal | None = None) -> list[Item]:
-    """The items of one turn, its input first, without those that were deleted; adds their ids to `taken`."""
+    """The items of one turn, its input first, without those that were deleted; adds their ids to `taken`.
+
+    A message stands for a turn whose content is lost.
+    """
+    if record.content_lost:
+        notice = output_text("The content that was stored here is lost.", ())
+        return [message(lost_item_id(record.turn.id), "incomplete", [notice], None)]
     positions = item_positions(record.turn, taken)
     items = [*input_items(record.turn, taken), *output_items(record.turn, alias=alias, seal=seal)]
     removed = record.origin.get("removed", ())

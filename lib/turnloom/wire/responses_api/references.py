@@ -9,7 +9,7 @@ from turnloom.domain import ids
 from turnloom.domain.errors import InvalidRequest, NotFound
 from turnloom.domain.layout import input_ids
 from turnloom.domain.message import JSON
-from turnloom.store.turns import Record
+from turnloom.store.turns import Record, check_content
 from turnloom.usecases.chains import get_response
 from turnloom.usecases.conversations import conversation_records
 from turnloom.usecases.responses import response_context
@@ -111,7 +111,10 @@ class References:
         if source not in self._found:
             taken: set[str] = set()
             seal = sealer(self._services, self._owner)
-            items = [item for record in await self._records(source) for item in _kept(record, taken, seal)]
+            records = await self._records(source)
+            for record in records:
+                check_content(record)
+            items = [item for record in records for item in _kept(record, taken, seal)]
             self._found[source] = {item["id"]: item for item in items}
         return self._found[source]
 
