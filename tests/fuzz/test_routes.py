@@ -28,7 +28,7 @@ from turnloom.local.gateway import gateway
 from turnloom.ports import Finished, TextChunk
 from turnloom.testing import USAGE, ScriptedModel
 
-EXAMPLES = int(os.environ.get("TURNLOOM_FUZZ_EXAMPLES", "1500"))
+EXAMPLES = int(os.environ.get("TURNLOOM_FUZZ_EXAMPLES", "4000"))
 ROUTES = [route for function in template.functions() for route in function.routes]
 OWN_FAULTS = {500, 501, 503, 505, 507, 508}
 
