@@ -97,7 +97,7 @@ class FolderBlobs:
                     path.unlink()
 
     def _write(self, path: Path, content: bytes) -> None:
-        self._root.mkdir(parents=True, exist_ok=True)
+        self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
         handle, aside = tempfile.mkstemp(dir=self._root, prefix=".")
         try:
             with os.fdopen(handle, "wb") as file:

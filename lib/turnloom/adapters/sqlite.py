@@ -88,7 +88,9 @@ class SqliteDatabase:
     """
 
     def __init__(self, path: Path, *, now: Callable[[], float] = time.time) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # SQLite gives its -wal and -shm the mode of the database.
+        path.touch(mode=0o600)
         self.now = now
         self._lock = threading.Lock()
         self._file = _opened(path)

@@ -55,7 +55,7 @@ class SivVault:
 
 def secret_in_file(path: Path) -> bytes:
     """The bytes of this file, which is made of random ones, readable by its owner only, when it is not there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not path.exists():
         _publish(os.urandom(_KEY_BYTES), path)
     return path.read_bytes()

@@ -23,6 +23,7 @@ from pathlib import Path
 from types import FrameType
 
 from turnloom.adapters.stepfunctions import SECRET
+from turnloom.local.data import Unusable, prepare
 from turnloom.local.hosts import is_loopback
 from turnloom.local.template import REGION, STATE_MACHINE_ARN
 
@@ -86,6 +87,11 @@ def main() -> int:
         print(f"Port {port} on {host} is in use; is Turnloom running already? Choose another: PORT=8322 make dev")
         return 1
     env.setdefault("TURNLOOM_DATA_DIR", str(Path(".turnloom").resolve()))
+    try:
+        prepare(Path(env["TURNLOOM_DATA_DIR"]))
+    except Unusable as failure:
+        print(failure)
+        return 1
     parts = _parts(env, host, port)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
