@@ -4,6 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 LOCK   := infra/requirements/dev.lock
+UV     := 0.13.9
 
 .PHONY: dev demo keys test build test-build rehearse lint lint-infra types check lock clean help
 
@@ -14,7 +15,7 @@ $(STAMP): $(LOCK)
 	@echo "Installing Turnloom's packages into $(VENV) (once; a few minutes on a slow line) ..."
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Turnloom needs Python 3.11 or newer; set PYTHON=..."; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV)
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r $(LOCK)
 	@echo "$(CURDIR)/lib" > "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/turnloom.pth"
 	@touch $@
