@@ -25,6 +25,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from turnloom.local.hosts import is_loopback, is_own_name
+from turnloom.local.protocol import BoundedProtocol
 from turnloom.local.template import ACCOUNT, REGION, Function, authorizer, functions, load
 from turnloom.wire.app import share
 from turnloom.wire.authorizer import REFUSAL
@@ -176,6 +177,7 @@ def main() -> None:
         app,
         host=given.host,
         port=given.port,
+        http=BoundedProtocol,
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=2,
