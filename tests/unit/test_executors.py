@@ -9,7 +9,6 @@ from pathlib import Path
 LIB = Path(__file__).parents[2] / "lib" / "turnloom"
 
 PERMITTED = {
-    "local/gateway.py": "the laptop's authorizer and sweeper",
     "local/model/weights.py": "the model's process installs its weights once, before it serves",
     "adapters/guard.py": "the system's resolver",
 }

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
-SECRET_BYTES = 64
+SECRET_BYTES = 32
+"""What a secret to seal with must have at least; the one that is made here has 64."""
 
 
 class Unusable(Exception):
@@ -48,9 +49,9 @@ def _check_writable(folder: Path) -> None:
 
 
 def _check_key(path: Path) -> None:
-    if path.exists() and (size := path.stat().st_size) != SECRET_BYTES:
+    if path.exists() and (size := path.stat().st_size) < SECRET_BYTES:
         raise Unusable(
-            f"{path} has {size} bytes instead of {SECRET_BYTES}: restore it, or remove it and lose what it sealed"
+            f"{path} has {size} bytes, too few for a secret: restore it, or remove it and lose what it sealed"
         )
 
 

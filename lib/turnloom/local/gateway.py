@@ -24,6 +24,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from turnloom.adapters.threads import Threads
 from turnloom.local.hosts import is_loopback, is_own_name
 from turnloom.local.protocol import BoundedProtocol
 from turnloom.local.template import ACCOUNT, REGION, Function, authorizer, functions, load
@@ -35,6 +36,8 @@ logger = logging.getLogger(__name__)
 
 SWEEP_SECONDS = 5.0
 """Sooner than in the cloud, where a sweep costs a little: here someone sits and waits."""
+
+_authorizers, _sweeper = Threads("authorizer", 4), Threads("sweeper", 1)
 
 
 def gateway() -> Starlette:
@@ -105,7 +108,7 @@ class Guarded:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope)
         try:
-            policy = await asyncio.to_thread(self._authorize, _question(request), None)
+            policy = await _authorizers.run(self._authorize, _question(request), None)
         except Exception as failure:
             await _not_authorized(request, failure)(scope, receive, send)
             return
@@ -158,7 +161,7 @@ async def _lifespan(_app: Starlette) -> AsyncIterator[None]:
 async def _sweep(handler: Any) -> None:
     while True:
         try:
-            await asyncio.to_thread(handler, {}, None)
+            await _sweeper.run(handler, {}, None)
         except Exception:
             logger.exception("the sweeper failed; it tries again")
         await asyncio.sleep(SWEEP_SECONDS)

@@ -1,4 +1,4 @@
-"""HTTP as the laptop's servers read it: no headers without an end, in bytes or in time."""
+"""HTTP as the laptop's gateway reads it: no request without an end, in bytes of its headers or in time."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HEADER_BYTES = 65_536
 HEADER_SECONDS = 10.0
+"""For the headers of a request as a whole."""
+BODY_SECONDS = 60.0
+"""From one piece of a body to the next."""
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """Closes a connection whose request headers are too long, or not complete in time."""
+    """Closes a connection whose request headers are too long, or whose request does not come in time."""
 
     _timer: asyncio.TimerHandle | None = None
+    _in_headers = False
     _size = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -22,7 +26,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        if self._timer is None or self.transport.is_closing():
+        if not self._in_headers or self.transport.is_closing():
             return
         self._size += len(data)
         if self._size > HEADER_BYTES:
@@ -30,20 +34,33 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        if self._timer is None:
+        if not self._in_headers:
             self._await_headers()
 
     def on_headers_complete(self) -> None:
-        self._stop_timer()
+        self._in_headers = False
+        self._start_timer(BODY_SECONDS)
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._start_timer(BODY_SECONDS)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._stop_timer()
+        super().on_message_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
         super().connection_lost(exc)
 
     def _await_headers(self) -> None:
-        self._size = 0
-        self._timer = self.loop.call_later(HEADER_SECONDS, self.transport.close)
+        self._in_headers, self._size = True, 0
+        self._start_timer(HEADER_SECONDS)
+
+    def _start_timer(self, seconds: float) -> None:
+        self._stop_timer()
+        self._timer = self.loop.call_later(seconds, self.transport.close)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
