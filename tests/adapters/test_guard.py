@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import ssl
+import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -21,7 +25,7 @@ from starlette.routing import Route
 from tests.server import LoopbackServer
 from tests.upstream import Signal
 
-from turnloom.adapters.guard import Guard, Unresolvable, hosts_in
+from turnloom.adapters.guard import Guard, Resolver, Unresolvable, hosts_in
 from turnloom.adapters.tools.pinned import PinnedTransport
 from turnloom.domain.errors import InvalidRequest
 
@@ -160,8 +164,9 @@ async def test_a_name_without_an_address_is_told_apart() -> None:
     with pytest.raises(Unresolvable) as refusal:
         await Guard(resolve=resolve).check("https://nowhere.example/", code="document_rejected")
     assert refusal.value.code == "document_rejected"
-    with pytest.raises(InvalidRequest):
-        await at().check("https://nowhere.example/")
+    for guard in (at(), replace(at(), allow_hosts=frozenset({"nowhere.example"}))):
+        with pytest.raises(Unresolvable):
+            await guard.check("https://nowhere.example/")
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.8.8.8", "::1", "::ffff:127.0.0.1"])
@@ -195,6 +200,134 @@ async def test_http_can_be_ruled_out() -> None:
         await guard.check("http://example.com/")
 
 
+# --- the resolver
+
+
+def answers(*addresses: str) -> list[tuple[Any, ...]]:
+    """Addresses as `socket.getaddrinfo` gives them."""
+    return [(2, 1, 6, "", (address, 443)) for address in addresses]
+
+
+async def test_resolver_gives_each_address_once_and_the_first_few_alone() -> None:
+    many = [f"93.184.{at // 200}.{at % 200 + 1}" for at in range(900)]
+    resolve = Resolver(lookup=lambda *_, **__: answers(PUBLIC, PUBLIC, *many))
+    assert await resolve("many.example", 443) == [PUBLIC, *many[:7]]
+
+
+async def test_slow_name_is_given_up_and_keeps_no_other_work_waiting() -> None:
+    release = threading.Event()
+    resolve = Resolver(threads=1, seconds=0.1, lookup=lambda *_, **__: answers(PUBLIC) if release.wait(30) else [])
+    other = Resolver(threads=1, lookup=lambda *_, **__: answers(PUBLIC))
+    try:
+        checks = (Guard(resolve=resolve).check(f"https://slow-{at}.example/") for at in range(20))
+        refusals = await asyncio.gather(*checks, return_exceptions=True)
+        assert all(isinstance(refusal, Unresolvable) for refusal in refusals)
+        assert await other("quick.example", 443) == [PUBLIC]
+        assert await asyncio.to_thread(lambda: "the loop's own executor is free") != ""
+    finally:
+        release.set()
+    assert await Resolver(lookup=lambda *_, **__: answers(PUBLIC))("slow.example", 443) == [PUBLIC]
+
+
+# --- redirects of public servers
+
+
+class Internet(PinnedTransport):
+    """Answers in the place of every server, by the address that a request goes to and its path."""
+
+    def __init__(self, guard: Guard, pages: dict[str, httpx2.Response]) -> None:
+        super().__init__(guard)
+        self.requests: list[httpx2.Request] = []
+        self._pages = pages
+
+    def _pool(self, url: httpx2.URL) -> Any:
+        def answer(request: httpx2.Request) -> httpx2.Response:
+            self.requests.append(request)
+            return self._pages[f"{request.url.host}{request.url.path}"]
+
+        return httpx2.MockTransport(answer)
+
+
+@dataclass(frozen=True)
+class Rehearsed(Guard):
+    """A guard whose fetches reach an Internet of these pages."""
+
+    pages: dict[str, httpx2.Response] = field(default_factory=dict)
+
+    def transport(self) -> httpx2.AsyncBaseTransport:
+        return Internet(self, self.pages)
+
+
+WORLD = Names(
+    public_example=[PUBLIC], local_example=["127.0.0.1"], listed_example=["10.0.0.1"], rebound_example=["127.0.0.1"]
+)
+
+
+def redirect(url: str, status: int = 302) -> httpx2.Response:
+    return httpx2.Response(status, headers={"location": url})
+
+
+TARGETS = [
+    "http://local.example/secret",
+    "http://127.0.0.1/secret",
+    "http://[::1]/secret",
+    "http://listed.example/secret",
+    "http://listed.example./secret",
+    "//local.example/secret",
+]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_public_page_leads_to_no_private_address_even_where_owners_may_name_it(target: str, status: int) -> None:
+    secrets = {f"{host}/secret": httpx2.Response(200, text="a secret") for host in ("127.0.0.1", "::1", "10.0.0.1")}
+    pages = {f"{PUBLIC}/": redirect(target, status), **secrets}
+    guard = Rehearsed(allow_loopback=True, allow_hosts=frozenset({"listed.example"}), resolve=WORLD, pages=pages)
+    with pytest.raises(InvalidRequest, match="not public"):
+        await guard.fetch("http://public.example/")
+    for address in ("http://local.example/secret", "http://listed.example/secret"):
+        assert (await guard.fetch(address)).content == b"a secret"
+    transport = Internet(guard, guard.pages)
+    async with httpx2.AsyncClient(transport=transport, follow_redirects=True) as client:
+        with pytest.raises(InvalidRequest, match="not public"):
+            await client.get("http://public.example/")
+    assert [request.url.host for request in transport.requests] == [PUBLIC]
+
+
+async def test_local_page_leads_to_a_public_one_and_that_one_not_back() -> None:
+    pages = {
+        "127.0.0.1/": redirect("http://public.example/"),
+        f"{PUBLIC}/": redirect("http://local.example/secret"),
+        "127.0.0.1/out": redirect("http://public.example/page"),
+        f"{PUBLIC}/page": httpx2.Response(200, text="a page"),
+    }
+    guard = Rehearsed(allow_loopback=True, resolve=WORLD, pages=pages)
+    assert (await guard.fetch("http://local.example/out")).content == b"a page"
+    with pytest.raises(InvalidRequest, match="not public"):
+        await guard.fetch("http://local.example/")
+
+
+async def test_public_name_that_becomes_loopback_is_refused_within_one_exchange() -> None:
+    names = Names(public_example=[PUBLIC, "127.0.0.1"])
+    pages = {f"{PUBLIC}/": redirect("/next"), "127.0.0.1/next": httpx2.Response(200, text="a secret")}
+    with pytest.raises(InvalidRequest, match="not public"):
+        await Rehearsed(allow_loopback=True, resolve=names, pages=pages).fetch("http://public.example/")
+
+
+async def test_redirect_does_not_lead_away_from_tls() -> None:
+    pages = {
+        f"{PUBLIC}/": redirect("http://public.example/page"),
+        f"{PUBLIC}/page": httpx2.Response(200, text="a page"),
+    }
+    pages |= {f"{PUBLIC}/up": redirect("https://public.example/")}
+    guard = Rehearsed(resolve=WORLD, pages=pages)
+    assert (await guard.fetch("http://public.example/page")).content == b"a page"
+    assert (await guard.fetch("http://public.example/")).content == b"a page"
+    for start in ("https://public.example/", "http://public.example/up"):
+        with pytest.raises(InvalidRequest, match="only https"):
+            await guard.fetch(start)
+
+
 # --- fetching
 
 
@@ -213,6 +346,7 @@ class Site:
                 Route("/large", self.large),
                 Route("/slow", self.slow),
                 Route("/named", self.named),
+                Route("/compressed", self.compressed),
             ]
         )
 
@@ -234,6 +368,14 @@ class Site:
     async def slow(self, _: Request) -> Response:
         await self.gate.wait(None)
         return PlainTextResponse("too late")
+
+    async def compressed(self, request: Request) -> Response:
+        coding = request.query_params["coding"]
+        layers = coding.count("gzip")
+        content = b"x" * (1 if layers < 2 else 50_000_000)
+        for _ in range(layers):
+            content = gzip.compress(content)
+        return Response(content, headers={"content-encoding": coding})
 
     async def named(self, _: Request) -> Response:
         return PlainTextResponse("a page", headers={"content-disposition": 'attachment; filename="a.txt"'})
@@ -324,6 +466,16 @@ async def test_too_much_content_is_refused(url: str) -> None:
     assert len((await guard.fetch(f"{url}/large", max_bytes=1001)).content) == 1001
     with pytest.raises(InvalidRequest, match="more than 1000 bytes"):
         await guard.fetch(f"{url}/large", max_bytes=1000)
+
+
+@pytest.mark.parametrize("coding", ["gzip", "gzip, gzip", "GZIP", "br", "unknown"])
+async def test_compressed_content_that_was_not_asked_for_is_refused_unread(coding: str, url: str) -> None:
+    with pytest.raises(InvalidRequest, match="could not be read"):
+        await Guard(allow_loopback=True).fetch(f"{url}/compressed?coding={coding}")
+
+
+async def test_content_that_says_it_is_not_compressed_is_taken(url: str) -> None:
+    assert (await Guard(allow_loopback=True).fetch(f"{url}/compressed?coding=identity")).content == b"x"
 
 
 async def test_a_failed_fetch_is_a_refusal_that_tells_neither_path_nor_query(url: str) -> None:

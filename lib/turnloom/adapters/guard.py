@@ -2,6 +2,9 @@
 
 A connection goes to the very address that was looked at, so a name that answers differently the second time (DNS
 rebinding) gains nothing; `tools/pinned.py` sees to that.
+
+`is_public` has a table beside the interpreter's, which lacks the special-purpose addresses that are newer than itself.
+It follows https://www.iana.org/assignments/iana-ipv4-special-registry and .../iana-ipv6-special-registry.
 """
 
 from __future__ import annotations
@@ -11,10 +14,11 @@ import codecs
 import re
 import socket
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, contextmanager
-from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, urlsplit
 
 from turnloom.domain.errors import InvalidRequest
@@ -23,14 +27,64 @@ if TYPE_CHECKING:
     import httpx2
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
-"""Gives the IP addresses of a host; raises OSError or UnicodeError when it has none."""
+"""Gives the IP addresses of a host; raises OSError or ValueError when it has none."""
+Lookup = Callable[..., Sequence[tuple[Any, ...]]]
+"""`socket.getaddrinfo`, or what a test has in its place."""
 
 MIB = 1024 * 1024
 _REDIRECTS = 3
 _PORTS = {"http": 80, "https": 443}
 _CHARSET = re.compile(r"charset\s*=\s*[\"']?([\w.:-]+)", re.IGNORECASE)
 _SLOW_CODECS = ("idna", "punycode")  # made for host names: they take quadratic time
-_NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052: the last 32 bits are the IPv4 address that is really reached
+_MOST_HOST_CHARACTERS = 253  # RFC 1035; a longer text would only be work for IDNA
+_MOST_ADDRESSES = 8  # of one name: each may take a connection's time before the next is tried
+_NOT_PUBLIC = tuple(
+    ip_network(block)
+    for block in (
+        "0.0.0.0/8",
+        "10.0.0.0/8",
+        "100.64.0.0/10",  # carrier-grade NAT
+        "127.0.0.0/8",
+        "169.254.0.0/16",  # link-local; the metadata of cloud machines
+        "172.16.0.0/12",
+        "192.0.0.0/24",  # protocol assignments
+        "192.0.2.0/24",  # documentation
+        "192.88.99.0/24",  # 6to4 relays, deprecated
+        "192.168.0.0/16",
+        "198.18.0.0/15",  # benchmarks
+        "198.51.100.0/24",  # documentation
+        "203.0.113.0/24",  # documentation
+        "224.0.0.0/4",  # multicast
+        "240.0.0.0/4",  # reserved, and broadcast
+        # Everything but the one block of which IANA assigns unicast addresses, 2000::/3.
+        "::/3",
+        "4000::/2",
+        "8000::/1",
+        "2001::/23",  # protocol assignments, Teredo among them
+        "2001:db8::/32",  # documentation
+        "2002::/16",  # 6to4, deprecated: tunnels to any IPv4 address
+        "3fff::/20",  # documentation
+    )
+)
+_PUBLIC = tuple(
+    ip_network(block)
+    for block in (
+        "192.0.0.9/32",  # anycast of PCP
+        "192.0.0.10/32",  # anycast of TURN
+        "2001:1::1/128",  # anycast of PCP
+        "2001:1::2/128",  # anycast of TURN
+        "2001:1::3/128",  # anycast of DNS-SD
+        "2001:3::/32",  # AMT
+        "2001:4:112::/48",  # AS112
+        "2001:20::/28",  # ORCHIDv2
+        "2001:30::/28",  # drone remote identification
+        "::ffff:0:0/96",  # IPv4-mapped: the IPv4 address decides, here and in the next
+        "64:ff9b::/96",
+    )
+)
+"""Parts of `_NOT_PUBLIC` that the registries call globally reachable."""
+_NAT64 = ip_network("64:ff9b::/96")  # RFC 6052: the last 32 bits are the IPv4 address that is really reached
+_ISATAP = (0x0000_5EFE, 0x0200_5EFE)  # RFC 5214: before an IPv4 address in the last 32 bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +127,27 @@ def hosts_in(text: str) -> frozenset[str]:
     return frozenset(name.strip().rstrip(".").lower() for name in text.split(",") if name.strip())
 
 
-async def resolved(host: str, port: int) -> list[str]:
-    """The IP addresses of a host, by the system's resolver."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(place[0]) for *_, place in found))
+class Resolver:
+    """Resolves hosts by the system's resolver, in threads of its own, within `seconds`.
+
+    Nobody chooses how long a name server takes. So slow names hold up one another, and no other work.
+    """
+
+    def __init__(self, threads: int = 16, seconds: float = 5.0, lookup: Lookup = socket.getaddrinfo) -> None:
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="turnloom-resolver")
+        self._seconds = seconds
+        self._lookup = lookup
+
+    async def __call__(self, host: str, port: int) -> list[str]:
+        """The first few IP addresses of a host; raises OSError (TimeoutError is one) or ValueError."""
+        work = asyncio.get_running_loop().run_in_executor(
+            self._threads, lambda: self._lookup(host, port, type=socket.SOCK_STREAM)
+        )
+        answers = await asyncio.wait_for(work, self._seconds)
+        return list(dict.fromkeys(str(address[0]) for *_, address in answers))[:_MOST_ADDRESSES]
+
+
+resolved = Resolver()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +155,14 @@ class Guard:
     """Lets through http and https to public addresses, and to the exceptions it is given.
 
     `allow_loopback` permits 127.0.0.0/8 and ::1 (also without TLS), nothing else that is private. `allow_hosts` are
-    host names, in lower case, that may have any address. With `https_only`, http is for these exceptions alone.
+    host names, in lower case, that may have any address. With `https_only`, http is for these exceptions alone. With
+    `public_only`, no exception leads to an address that is not public.
     """
 
     allow_loopback: bool = False
     allow_hosts: frozenset[str] = frozenset()
     https_only: bool = False
+    public_only: bool = False
     resolve: Resolve = resolved
 
     def check_form(self, url: str, *, code: str = "invalid_request") -> None:
@@ -114,13 +187,25 @@ class Guard:
             host = _host(parts)
             try:
                 addresses = await self.resolve(host, parts.port or _PORTS[parts.scheme])
-            except (OSError, UnicodeError):
-                raise Unresolvable(f"The host '{host}' cannot be found") from None
+            except (OSError, ValueError):
+                # A ValueError is of a text that cannot be a name: with a NUL, or labels that are too long.
+                addresses = ()
+            if not addresses:
+                raise Unresolvable(f"The host '{host}' cannot be found")
             self._judge(parts, addresses)
             return tuple(addresses)
 
+    def after(self, url: str, addresses: Sequence[str]) -> Guard:
+        """The guard for the requests that an answer from this permitted URL, at these addresses, leads to.
+
+        A public server may not choose what within this machine or network is reached, nor one with TLS to do without.
+        """
+        if not _are_public(addresses):
+            return self
+        return replace(self, public_only=True, https_only=self.https_only or urlsplit(url).scheme == "https")
+
     def transport(self) -> httpx2.AsyncBaseTransport:
-        """A transport for an HTTP client that checks every request, redirects included, and pins its connection."""
+        """A transport for one exchange of an HTTP client: it checks every request, redirects included, and pins it."""
         from turnloom.adapters.tools.pinned import PinnedTransport
 
         return PinnedTransport(self)
@@ -154,32 +239,48 @@ class Guard:
                 raise InvalidRequest(f"{place_of(url)} could not be read") from None
 
     def _judge(self, parts: SplitResult, addresses: Sequence[str]) -> None:
-        host = _host(parts)
-        if host in self.allow_hosts:
-            return
-        reached = [_unmapped(address) for address in addresses]
-        local = self.allow_loopback and all(address.is_loopback for address in reached)
-        if not addresses or not (local or all(map(is_public, reached))):
+        exempt = self._host_is_exempt(parts) or (self.allow_loopback and _are_loopback(addresses))
+        if not _are_public(addresses) and (self.public_only or not exempt):
             # The address stays unsaid: what a name means within our network is nobody's business.
             raise InvalidRequest(f"{place_of(parts.geturl())} is not allowed: its address is not public")
-        if not local:
+        if not exempt:
             self._check_scheme(parts)
 
     def _check_scheme(self, parts: SplitResult) -> None:
-        if self.https_only and parts.scheme == "http" and _host(parts) not in self.allow_hosts:
+        if self.https_only and parts.scheme == "http" and not self._host_is_exempt(parts):
             raise InvalidRequest(f"{place_of(parts.geturl())} is not allowed: only https addresses are taken")
+
+    def _host_is_exempt(self, parts: SplitResult) -> bool:
+        return _host(parts) in self.allow_hosts
 
 
 def is_public(address: IPv4Address | IPv6Address) -> bool:
     """Whether the address, and any IPv4 address that it tunnels or translates to, is reached over the internet."""
+    inner = _embedded(address)
+    if inner is not None and not is_public(inner):
+        return False
+    if any(address in block for block in _PUBLIC):
+        return True
+    # The interpreter's table too: one that is newer than this file may know more.
+    return address.is_global and not any(address in block for block in _NOT_PUBLIC)
+
+
+def _embedded(address: IPv4Address | IPv6Address) -> IPv4Address | None:
+    """The IPv4 address that a packet to this IPv6 address may end at."""
     if isinstance(address, IPv4Address):
-        return address.is_global and not address.is_multicast
-    if address in _NAT64:
-        return is_public(IPv4Address(int(address) & 0xFFFF_FFFF))
-    inner = address.ipv4_mapped or address.sixtofour or (address.teredo and address.teredo[1])
-    if inner:
-        return is_public(inner)
-    return address.is_global and not (address.is_multicast or address.is_site_local or address.is_reserved)
+        return None
+    last, before = int(address) & 0xFFFF_FFFF, int(address) >> 32 & 0xFFFF_FFFF
+    if address in _NAT64 or before in _ISATAP:
+        return IPv4Address(last)
+    return address.ipv4_mapped
+
+
+def _are_public(addresses: Sequence[str]) -> bool:
+    return bool(addresses) and all(is_public(ip_address(address)) for address in addresses)
+
+
+def _are_loopback(addresses: Sequence[str]) -> bool:
+    return bool(addresses) and all(_unmapped(address).is_loopback for address in addresses)
 
 
 async def _fetched(client: httpx2.AsyncClient, url: str, headers: Mapping[str, str], max_bytes: int) -> Fetched:
@@ -230,6 +331,8 @@ def _parts(url: str) -> SplitResult:
         raise InvalidRequest("The address must not hold a user name or a password")
     if not parts.hostname:
         raise InvalidRequest("The address names no host")
+    if len(parts.hostname) > _MOST_HOST_CHARACTERS:
+        raise InvalidRequest(f"The address names a host of more than {_MOST_HOST_CHARACTERS} characters")
     return parts
 
 

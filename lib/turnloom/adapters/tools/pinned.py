@@ -18,7 +18,8 @@ CONNECT_SECONDS = 5.0
 class PinnedTransport(httpx2.AsyncBaseTransport):
     """Sends a request to one of its host's checked addresses; Host header, SNI and certificate stay those of the name.
 
-    Raises InvalidRequest for what the guard refuses.
+    For one exchange: once a public server has been reached, what its answers lead to must be public too. Raises
+    InvalidRequest for what the guard refuses.
     """
 
     def __init__(self, guard: Guard, context: ssl.SSLContext | None = None) -> None:
@@ -27,7 +28,9 @@ class PinnedTransport(httpx2.AsyncBaseTransport):
         self._pools: dict[str, httpx2.AsyncHTTPTransport] = {}
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        addresses = await self._guard.check(str(request.url))
+        url = str(request.url)
+        addresses = await self._guard.check(url)
+        self._guard = self._guard.after(url, addresses)
         pool = self._pool(request.url)
         for address in addresses[:-1]:
             with suppress(httpx2.ConnectError, httpx2.ConnectTimeout):
@@ -47,7 +50,13 @@ class PinnedTransport(httpx2.AsyncBaseTransport):
 
 
 async def first_bytes(response: httpx2.Response, limit: int) -> tuple[bytes, bool]:
-    """The body up to `limit` bytes, and whether that is all of it."""
+    """The body up to `limit` bytes, and whether that is all of it.
+
+    Raises httpx2.DecodingError for one that is compressed although its request asked for none: few bytes could become
+    any number at once.
+    """
+    if response.headers.get("content-encoding", "identity").strip().lower() != "identity":
+        raise httpx2.DecodingError("the body is compressed")
     content = bytearray()
     async for chunk in response.aiter_bytes():
         content += chunk
