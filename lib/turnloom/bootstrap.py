@@ -94,7 +94,9 @@ def _service(env: dict[str, str]) -> str:
 
 def _world(env: dict[str, str], local: bool) -> World:
     clock = SystemClock()
-    guard = Guard(allow_loopback=local, allow_hosts=hosts_in(env.get("TURNLOOM_HOSTS", "")))
+    # Where callers are told apart, one of them must not reach what this machine tells itself.
+    trusts_callers = local and env.get("TURNLOOM_AUTH", "none") == "none"
+    guard = Guard(allow_loopback=trusts_callers, allow_hosts=hosts_in(env.get("TURNLOOM_HOSTS", "")))
     model = OpenAIModel(
         env.get("OPENAI_BASE_URL") or "https://api.openai.com/v1",
         _upstream_key(env),

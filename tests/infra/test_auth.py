@@ -201,3 +201,32 @@ def test_a_setting_that_means_nothing_lets_nobody_in(starts: Starts, tmp_path: P
 
 def test_where_everybody_is_let_in_on_purpose_a_laptop_asks_for_nothing(starts: Starts) -> None:
     assert starts(TURNLOOM_AUTH="none").get("/v1/agents").status_code == 200
+
+
+# --- what an owner's tools may reach
+
+
+@pytest.mark.parametrize(
+    ("settings", "host", "status"),
+    [
+        ({}, "127.0.0.1", 200),
+        ({"TURNLOOM_AUTH": "none"}, "localhost", 200),
+        ({"TURNLOOM_AUTH": "keys"}, "127.0.0.1", 400),
+        ({"TURNLOOM_AUTH": "keys"}, "localhost", 400),
+        ({"TURNLOOM_AUTH": "keys"}, "2130706433", 400),
+        ({"TURNLOOM_AUTH": "keys"}, "[::1]", 400),
+        ({"TURNLOOM_AUTH": "keys", "TURNLOOM_HOSTS": "127.0.0.1"}, "127.0.0.1", 200),
+        ({"TURNLOOM_AUTH": "keys", "TURNLOOM_HOSTS": "127.0.0.1"}, "localhost", 400),
+        ({"TURNLOOM_AUTH": "keys", "TURNLOOM_HOSTS": "localhost"}, "localhost", 200),
+        ({"TURNLOOM_AUTH": "keys", "TURNLOOM_HOSTS": "localhost"}, "127.0.0.1", 400),
+    ],
+)
+def test_owners_reach_loopback_only_where_nobody_is_told_apart_or_the_operator_says_so(
+    settings: dict[str, str], host: str, status: int, starts: Starts, tmp_path: Path
+) -> None:
+    client = starts(**settings)
+    tool = {"name": "peek", "uri": f"http://{host}:9/2015-03-31/functions/list_agents/invocations"}
+    group = {"toolgroup_id": "mine", "provider_id": "http", "args": {"tools": [tool]}}
+    headers = bearer(tmp_path, "me")
+    assert client.post("/v1/toolgroups", json=group, headers=headers).status_code == status
+    assert len(client.get("/v1/tools?toolgroup_id=mine", headers=headers).json().get("data", [])) == (status == 200)
