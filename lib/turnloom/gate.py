@@ -19,8 +19,11 @@ MODES = ("none", "keys", "jwt", "both")
 
 
 def admit(event: Mapping[str, Any]) -> dict[str, Any]:
-    """API Gateway's question, whose request this is, answered as it wants it; raises Unauthorized."""
-    return on_loop(policy(authorization(), event))
+    """Return the policy for an authorizer event; raises Unauthorized, or Unavailable when nobody can say.
+
+    On a loop of its own: the laptop's gateway sweeps in the same process.
+    """
+    return on_loop(policy(authorization(), event), "turnloom-authorizer")
 
 
 @cache
@@ -53,7 +56,7 @@ def api_keys(env: dict[str, str]) -> ApiKeys:
 
 
 def _trust(env: dict[str, str]) -> Trust:
-    from turnloom.adapters.guard import Guard, hosts_in
+    from turnloom.adapters.guard import Guard, Resolver, hosts_in
     from turnloom.adapters.jwks import Jwks
     from turnloom.adapters.tokens import IssuedTokens
 
@@ -61,10 +64,13 @@ def _trust(env: dict[str, str]) -> Trust:
     audiences = [name.strip() for name in env.get("TURNLOOM_JWT_AUDIENCE", "").split(",") if name.strip()]
     if not issuer or not audiences:
         raise ValueError("Tokens need TURNLOOM_JWT_ISSUER and TURNLOOM_JWT_AUDIENCE")
+    # The operator names these addresses, so that on a laptop they may be its own whoever may call. No owner's slow name
+    # keeps their resolution waiting.
     guard = Guard(
         allow_loopback="TURNLOOM_TABLES_PREFIX" not in env,
         allow_hosts=hosts_in(env.get("TURNLOOM_HOSTS", "")),
         https_only=True,
+        resolve=Resolver(threads=2),
     )
     jwks = Jwks(guard, SystemClock(), issuer, env.get("TURNLOOM_JWT_JWKS_URL", ""))
     tokens = IssuedTokens(jwks, issuer, audiences, LEEWAY)
