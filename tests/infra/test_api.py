@@ -15,6 +15,8 @@ from turnloom.wire.problems import agents_envelope, responses_envelope
 # What API Gateway refuses by itself: the domain's word for it, the headers that say whether to try again.
 TOLD = {
     "UNAUTHORIZED": ("unauthenticated", {"www-authenticate": "'Bearer'"}),
+    "AUTHORIZER_FAILURE": ("authorizer_unavailable", {"retry-after": "'5'"}),
+    "AUTHORIZER_CONFIGURATION_ERROR": ("authorizer_unavailable", {"retry-after": "'5'"}),
     "RESOURCE_NOT_FOUND": ("route_not_found", {}),
     "MISSING_AUTHENTICATION_TOKEN": ("route_not_found", {}),
     "INVALID_SIGNATURE": ("route_not_found", {}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -12,14 +13,14 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from tests.infra.test_api import body
+from tests.infra.test_api import body, headers
 from turnloom import bootstrap, gate
 from turnloom.adapters.clock import SystemClock, random_bits
 from turnloom.gate import MODES
 from turnloom.local import template
 from turnloom.local.gateway import gateway
 from turnloom.usecases.authorization import create_key
-from turnloom.wire.authorizer import REFUSAL
+from turnloom.wire.authorizer import REFUSAL, RETRY_AFTER, UNAVAILABLE
 
 NO_CREDENTIAL = {("/v1/health", "get")}
 
@@ -106,6 +107,8 @@ def test_keys_are_read_by_the_authorizer_alone_and_written_by_no_function(resour
 def test_the_gateway_refuses_in_the_words_of_the_functions(resources: dict[str, Any]) -> None:
     answers = resources["AWS::ApiGateway::RestApi"]["Api"]["Body"]["x-amazon-apigateway-gateway-responses"]
     assert body(answers["UNAUTHORIZED"])["detail"] == REFUSAL
+    assert body(answers["AUTHORIZER_FAILURE"])["detail"] == UNAVAILABLE
+    assert headers(answers["AUTHORIZER_FAILURE"])["retry-after"] == f"'{RETRY_AFTER}'"
 
 
 # --- the laptop
@@ -195,8 +198,24 @@ def test_a_refusal_is_told_as_the_api_tells_it(path: str, starts: Starts) -> Non
 
 def test_a_setting_that_means_nothing_lets_nobody_in(starts: Starts, tmp_path: Path) -> None:
     client = starts(TURNLOOM_AUTH="kees")
-    assert client.get("/v1/agents", headers=bearer(tmp_path, "me")).status_code == 500
+    assert client.get("/v1/agents", headers=bearer(tmp_path, "me")).status_code == 503
     assert client.get("/v1/health").status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/v1/responses", "/v1/conversations/a", "/v1/openai/v1/responses", "/v1/agents"])
+def test_laptop_whose_issuer_is_down_says_when_to_try_again(
+    path: str, starts: Starts, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    issuer = {"TURNLOOM_JWT_ISSUER": "http://127.0.0.1:1", "TURNLOOM_JWT_AUDIENCE": "turnloom"}
+    client = starts(TURNLOOM_AUTH="both", **issuer)
+    head = base64.urlsafe_b64encode(b'{"alg":"ES256","kid":"a"}').decode().rstrip("=")
+    answer = client.get(path, headers={"authorization": f"Bearer {head}.e30.AAAA"})
+    error = answer.json()["error"]
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, str(RETRY_AFTER))
+    assert (error["message"], error["type"], error["code"]) == (UNAVAILABLE, "server_error", "authorizer_unavailable")
+    assert all(record.exc_info is None for record in caplog.records)
+    assert client.get("/v1/agents", headers=bearer(tmp_path, "me")).status_code == 200
+    assert client.get("/v1/agents", headers={"authorization": "Bearer a.b.c"}).status_code == 401
 
 
 def test_where_everybody_is_let_in_on_purpose_a_laptop_asks_for_nothing(starts: Starts) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,14 @@ from tests.conftest import House
 from turnloom import gate
 from turnloom.adapters.sqlite import SqliteDatabase
 from turnloom.domain.agent import Agent
+from turnloom.domain.errors import UpstreamBroken
+from turnloom.loop import on_loop
 from turnloom.store.api_keys import ApiKeys
 from turnloom.testing import CountingEntropy, FrozenClock
-from turnloom.usecases.authorization import Authorization, create_key
+from turnloom.usecases.authorization import Authorization, Trust, create_key
 from turnloom.usecases.trail import mark_of
 from turnloom.wire.agents_api.routes import agents_app
-from turnloom.wire.authorizer import REFUSAL, Unauthorized, policy
+from turnloom.wire.authorizer import REFUSAL, Unauthorized, Unavailable, policy
 from turnloom.wire.responses_api.routes import responses_app
 
 STAGE = "arn:aws:execute-api:us-east-1:123456789012:api1/live"
@@ -94,6 +97,23 @@ async def test_of_two_credentials_none_is_taken(ring: Keyring) -> None:
         await policy(ring.authorization, asked)
 
 
+class Unreachable:
+    """Tokens of an issuer whose keys cannot be had."""
+
+    async def claims(self, token: str) -> dict[str, Any]:
+        raise UpstreamBroken("The keys cannot be had now.", code="authorizer_unavailable")
+
+
+async def test_credential_that_cannot_be_checked_is_not_refused_and_costs_one_line(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    authorization = Authorization(trust=Trust(Unreachable(), "https://id.example"))
+    with pytest.raises(Unavailable, match=r"^Unavailable$"):
+        await policy(authorization, event(Authorization="Bearer a.b.c"))
+    [line] = caplog.records
+    assert line.exc_info is None and "\n" not in line.getMessage()
+
+
 # --- by which settings
 
 
@@ -132,6 +152,29 @@ def test_the_authorizer_logs_from_the_level_that_is_set(tmp_path: Path, monkeypa
     gate.authorization()
     gate.authorization.cache_clear()
     assert ours.level == logging.WARNING
+
+
+def test_authorizer_waits_for_no_other_work_of_its_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"TURNLOOM_AUTH": "keys", "TURNLOOM_DATA_DIR": str(tmp_path)}.items():
+        monkeypatch.setenv(name, value)
+    gate.authorization.cache_clear()
+    blocked, release = threading.Event(), threading.Event()
+
+    async def block() -> None:
+        blocked.set()
+        release.wait(30)
+
+    other = threading.Thread(target=lambda: on_loop(block()))
+    other.start()
+    try:
+        assert blocked.wait(10)
+        with pytest.raises(Unauthorized):
+            gate.admit(event(Authorization="Bearer wrong"))
+        assert other.is_alive()
+    finally:
+        release.set()
+        other.join()
+        gate.authorization.cache_clear()
 
 
 # --- whose request a function has

@@ -29,7 +29,7 @@ from turnloom.local.hosts import is_loopback, is_own_name
 from turnloom.local.protocol import BoundedProtocol
 from turnloom.local.template import ACCOUNT, REGION, Function, authorizer, functions, load
 from turnloom.wire.app import share
-from turnloom.wire.authorizer import REFUSAL
+from turnloom.wire.authorizer import REFUSAL, RETRY_AFTER, UNAVAILABLE, Unavailable
 from turnloom.wire.problems import agents_envelope, responses_envelope, status_of
 
 logger = logging.getLogger(__name__)
@@ -124,11 +124,15 @@ def _question(request: Request) -> dict[str, Any]:
 
 
 def _not_authorized(request: Request, failure: Exception) -> JSONResponse:
-    """What API Gateway makes of an authorizer that fails: it takes this one text for a refusal."""
+    """What API Gateway makes of an authorizer that fails: it takes this one text for a refusal.
+
+    Our gateway responses make a 503 of all else, since API Gateway does not say why it failed.
+    """
     if str(failure) == "Unauthorized":
         return _refusal(request, "unauthenticated", REFUSAL, {"www-authenticate": "Bearer"})
-    logger.error("the authorizer failed", exc_info=failure)
-    return _refusal(request, "internal_error", "The request failed because of an internal error.")
+    if not isinstance(failure, Unavailable):
+        logger.error("the authorizer failed", exc_info=failure)
+    return _refusal(request, "authorizer_unavailable", UNAVAILABLE, {"retry-after": str(RETRY_AFTER)})
 
 
 async def _no_route(request: Request, _failure: Exception) -> JSONResponse:

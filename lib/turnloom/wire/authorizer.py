@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from turnloom.domain.errors import Unauthenticated
+from turnloom.domain.errors import Unauthenticated, UpstreamError
 from turnloom.usecases.authorization import Authorization
 from turnloom.usecases.trail import mark_of
 
@@ -14,6 +14,19 @@ logger = logging.getLogger(__name__)
 
 REFUSAL = "No valid credential: send Authorization: Bearer <key>."
 """All that is said to who is refused: not whether a key exists, and not what is wrong with a token."""
+
+
+UNAVAILABLE = "Credentials cannot be checked now: try again in a few seconds."
+"""All that is said while the authorizer has no answer."""
+RETRY_AFTER = 5
+"""In seconds; template.yaml says the same."""
+
+
+class Unavailable(Exception):
+    """What the authorizer depends on is down; API Gateway makes a 503 of this, by a gateway response of ours."""
+
+    def __init__(self) -> None:
+        super().__init__("Unavailable")
 
 
 class Unauthorized(Exception):
@@ -27,13 +40,16 @@ async def policy(authorization: Authorization, event: Mapping[str, Any]) -> dict
     """Leave for the whole API, as it is kept for other routes too, and the owner for its functions.
 
     The context has `owner`, and `expires` (seconds since the epoch) unless the credential is good for ever; they reach
-    a function in its request context, as texts. Raises Unauthorized.
+    a function in its request context, as texts. Raises Unauthorized, and Unavailable when nobody can say.
     """
     try:
         identity = await authorization.identify(_header(event))
     except Unauthenticated as refusal:
         logger.info("refused: %s", refusal)
         raise Unauthorized from None
+    except UpstreamError as failure:
+        logger.warning("not decided: %s", failure)
+        raise Unavailable from None
     context = {"owner": identity.owner}
     if identity.expires is not None:
         context["expires"] = str(identity.expires)

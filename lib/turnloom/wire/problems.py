@@ -51,6 +51,7 @@ _STATUS: dict[str, int] = {
     "toolgroup_unreachable": 502,
     "shield_unavailable": 502,
     "store_unavailable": 503,
+    "authorizer_unavailable": 503,
     "upstream_timeout": 504,
     "storage_full": 507,
 }
