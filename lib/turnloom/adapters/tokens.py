@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 from turnloom.adapters.jwks import Jwks
@@ -10,6 +11,11 @@ from turnloom.domain.message import JSON
 
 ALGORITHMS = ("RS256", "ES256", "EdDSA")
 """Signatures by a private key alone: with a shared secret among them, the public key could be used as one."""
+MOST_CHARACTERS = 10_240
+"""Longer ones are refused unread; API Gateway takes no more for all headers together."""
+_COMPACT = re.compile(r"[\w-]+\.[\w-]+\.[\w-]+", re.ASCII)
+_MOST_SECONDS = 253_402_300_800
+"""The year 10000."""
 
 
 class IssuedTokens:
@@ -23,6 +29,8 @@ class IssuedTokens:
 
     async def claims(self, token: str) -> Mapping[str, JSON]:
         """What the token says; raises Unauthenticated, or UpstreamBroken when its issuer's keys cannot be had."""
+        if len(token) > MOST_CHARACTERS or not _COMPACT.fullmatch(token):
+            raise Unauthenticated("The credential is no token")
         # A tenth of a second to import, which keys do without.
         import jwt
 
@@ -34,7 +42,7 @@ class IssuedTokens:
             key = await self._jwks.key(header.get("kid"), algorithm)
             if key is None:
                 raise Unauthenticated("The token is signed by an unknown key")
-            return jwt.decode(
+            claims = jwt.decode(
                 token,
                 key,
                 algorithms=[algorithm],
@@ -45,3 +53,7 @@ class IssuedTokens:
             )
         except (jwt.PyJWTError, ValueError, RecursionError) as refusal:
             raise Unauthenticated(f"The token is not valid: {type(refusal).__name__}") from None
+        expires = claims["exp"]
+        if not isinstance(expires, int | float) or expires > _MOST_SECONDS:
+            raise Unauthenticated("The token is not valid: its exp is no time")
+        return claims
