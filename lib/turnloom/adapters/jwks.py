@@ -105,7 +105,9 @@ class Jwks:
             self._failed = True
             if now >= self._kept_until:
                 self._next_question = now + SHORT_PAUSE
-            logger.warning("the keys of the issuer %s cannot be read: %s", self._issuer, failure or "it is too slow")
+            logger.warning(
+                "the keys of the issuer %s cannot be read: %s", self._issuer, str(failure) or "it is too slow"
+            )
             return
         self._failed = False
         self._fresh_until, self._kept_until = now + GOOD_FOR, now + KEPT_FOR
