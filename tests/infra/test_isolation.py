@@ -80,6 +80,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
         upstream.answer = answer
         environment = {
             "TURNLOOM_AUTH": "keys",
+            "TURNLOOM_HOSTS": "127.0.0.1",
             "TURNLOOM_DATA_DIR": str(folder),
             "TURNLOOM_STATE_MACHINE_ARN": template.STATE_MACHINE_ARN,
             # Nobody listens there: what runs in the background stays in progress.
