@@ -37,7 +37,8 @@ logger = logging.getLogger(__name__)
 SWEEP_SECONDS = 5.0
 """Sooner than in the cloud, where a sweep costs a little: here someone sits and waits."""
 
-_authorizers, _sweeper = Threads("authorizer", 4), Threads("sweeper", 1)
+_authorizers, _sweeper = Threads("authorizer", 64), Threads("sweeper", 1)
+"""Tokens of unknown keys may wait for their issuer, each in a thread, and others must not wait for them."""
 
 
 def gateway() -> Starlette:
