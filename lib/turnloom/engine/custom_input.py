@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 
+from turnloom.domain.surrogates import repair
+
 _OPENING = re.compile(r'\s*\{\s*"input"\s*:\s*"')
 _MOST_OPENING = 100
 """Characters within which the text begins, if the arguments are written as they were asked for."""
@@ -57,7 +59,7 @@ class CustomInput:
         whole = _WHOLE.match(written)
         assert whole is not None, "the pattern matches nothing at all, too"
         self._ahead = written[whole.end() :]
-        return _sendable(_unescaped(whole[0]))
+        return repair(_unescaped(whole[0]))
 
 
 def _unescaped(written: str) -> str:
@@ -75,9 +77,4 @@ def _text_of(written: str) -> str | None:
     except (ValueError, RecursionError):
         return None
     text = value.get("input") if isinstance(value, dict) else value
-    return _sendable(text) if isinstance(text, str) else None
-
-
-def _sendable(text: str) -> str:
-    """The text without halves of surrogate pairs, which can be neither sent nor stored."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return repair(text) if isinstance(text, str) else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import defaultdict
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from turnloom.adapters.openai_model.errors import (
 )
 from turnloom.domain.errors import UpstreamBroken, UpstreamError
 from turnloom.domain.message import JSON, Usage
+from turnloom.domain.surrogates import JSONRepair, TextRepair, repair
 from turnloom.ports import CallChunk, Chunk, Finished, TextChunk
 
 if TYPE_CHECKING:
@@ -81,6 +83,7 @@ class _Call:
     number: int
     call_id: str = ""
     name: str = ""
+    arguments: JSONRepair = field(default_factory=JSONRepair)
 
 
 @dataclass(slots=True)
@@ -95,6 +98,7 @@ class Answer:
     usage: Usage | None = None
     calls: list[_Call] = field(default_factory=list)
     places: dict[JSON, _Call] = field(default_factory=dict)
+    texts: dict[str, TextRepair] = field(default_factory=lambda: defaultdict(TextRepair))
 
     def read(self, document: JSON) -> list[Chunk]:
         """The chunks of one document, a chunk of a stream or a whole completion.
@@ -121,6 +125,16 @@ class Answer:
             return UpstreamBroken(f"The model endpoint reported an error: {words_of(error)}")
         return refused(error)
 
+    def rest(self) -> list[Chunk]:
+        """What no fragment has completed: half of a surrogate pair, part of an escape."""
+        texts = [
+            TextChunk(rest, block)
+            for block in ("reasoning", "text", "refusal")
+            if block in self.texts and (rest := self.texts[block].rest())
+        ]
+        calls = [CallChunk(call.number, "", "", rest) for call in self.calls if (rest := call.arguments.rest())]
+        return [*texts, *calls]
+
     def _ending(self) -> Literal["stop", "tool_calls", "length", "content_filter"]:
         if self.reason == "length":
             return "length"
@@ -134,14 +148,17 @@ class Answer:
             return
         self.reason = choice.get("finish_reason") or self.reason
         delta, logprobs = choice.get("delta") or choice.get("message") or {}, choice.get("logprobs") or {}
-        if reasoning := _text(delta.get("reasoning_content") or delta.get("reasoning")):
+        if reasoning := self._added("reasoning", delta.get("reasoning_content") or delta.get("reasoning")):
             yield TextChunk(reasoning, "reasoning")
-        if text := _text(delta.get("content")):
-            yield TextChunk(text, "text", tuple(logprobs.get("content") or ()))
-        if refusal := _text(delta.get("refusal")):
-            yield TextChunk(refusal, "refusal", tuple(logprobs.get("refusal") or ()))
+        if text := self._added("text", delta.get("content")):
+            yield TextChunk(text, "text", _logprobs(logprobs.get("content")))
+        if refusal := self._added("refusal", delta.get("refusal")):
+            yield TextChunk(refusal, "refusal", _logprobs(logprobs.get("refusal")))
         for fragment in delta.get("tool_calls") or ():
             yield self._call(fragment)
+
+    def _added(self, block: str, text: JSON) -> str:
+        return self.texts[block].add(_string(text)) if text else ""
 
     def _call(self, fragment: JSON) -> CallChunk:
         function = fragment.get("function") or {}
@@ -152,7 +169,7 @@ class Answer:
             call.number,
             "" if call.call_id else call_id,
             "" if call.name else name,
-            arguments if isinstance(arguments, str) else json.dumps(arguments),
+            call.arguments.add(arguments if isinstance(arguments, str) else json.dumps(arguments)),
         )
         call.call_id, call.name = call.call_id or call_id, call.name or name
         return chunk
@@ -173,9 +190,20 @@ class Answer:
 
 
 def _text(value: JSON) -> str:
+    return repair(_string(value))
+
+
+def _logprobs(logprobs: JSON) -> tuple[JSON, ...]:
+    """The log probabilities of a text's tokens, of which one may be half of a surrogate pair."""
+    if not logprobs:
+        return ()
+    written = json.dumps(logprobs)
+    return tuple(json.loads(JSONRepair().add(written)) if r"\ud" in written else logprobs)
+
+
+def _string(value: JSON) -> str:
     if value is None or isinstance(value, str):
-        # Half a surrogate pair cannot be stored or sent on.
-        return (value or "").encode(errors="replace").decode()
+        return value or ""
     raise TypeError(f"text expected, {type(value).__name__} found")
 
 

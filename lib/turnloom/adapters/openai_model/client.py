@@ -148,7 +148,10 @@ class OpenAIModel:
             while (document := await next_of(documents, answer)) is not None:
                 for chunk in answer.read(document):
                     yield chunk
-            yield answer.finished()
+            finished = answer.finished()
+            for chunk in answer.rest():
+                yield chunk
+            yield finished
             await drain(documents)
 
     async def _open(self, body: Mapping[str, JSON]) -> httpx2.Response:
