@@ -503,7 +503,15 @@ def test_a_body_that_could_not_be_stored_is_refused(api: Agents, content: bytes)
 
 def test_headers_for_tool_servers_must_be_headers(api: Agents) -> None:
     session = api.talk()
-    for given in ('{"mcp_headers": "x"}', '{"mcp_headers": {"http://x": {"a": 1}}}', "[]", "{"):
+    deep = '{"x": ' + "[" * 3000 + "]" * 3000 + "}"
+    for given in (
+        '{"mcp_headers": "x"}',
+        '{"mcp_headers": {"http://x": {"a": 1}}}',
+        "[]",
+        "{",
+        deep,
+        '{"x": "\\ud800"}',
+    ):
         headers = {"x-llamastack-provider-data": given}
         answer = api.http.post(
             f"{session}/turn", json={"messages": [{"role": "user", "content": "q"}]}, headers=headers

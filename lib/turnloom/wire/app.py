@@ -161,12 +161,7 @@ def caller_of(request: Request, owner: str) -> Caller:
     given = request.headers.get("x-llamastack-provider-data")
     if not given:
         return Caller(owner)
-    try:
-        data = json.loads(given)
-    except ValueError:
-        raise InvalidRequest("The header X-LlamaStack-Provider-Data is not JSON") from None
-    if not isinstance(data, dict):
-        raise InvalidRequest("The header X-LlamaStack-Provider-Data is not a JSON object")
+    data = json_object(given.encode(), "The header X-LlamaStack-Provider-Data")
     headers = data.get("mcp_headers") or {}
     if not isinstance(headers, dict) or not all(_are_headers(given) for given in headers.values()):
         raise InvalidRequest("mcp_headers in X-LlamaStack-Provider-Data maps addresses to objects of header texts")

@@ -27,29 +27,29 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
 
 
-def json_object(body: bytes) -> JSONObject:
-    """The object that the body holds. Raises InvalidRequest.
+def json_object(body: bytes, where: str = "The body of the request") -> JSONObject:
+    """The object that the body, or the part of the request that `where` names, holds. Raises InvalidRequest.
 
     What other programs could not read is refused too: NaN, halves of surrogate pairs, endless nesting. So is what
     would keep the event loop busy: more than `MOST_VALUES` values.
     """
     if body.count(b"[") + body.count(b"{") > 2 * MOST_VALUES:
         # Reading so many takes long already. In texts, which may hold brackets too, there are never so many.
-        raise _too_many_values()
+        raise _too_many_values(where)
     try:
         value = json.loads(body.decode(), parse_constant=_no_json, parse_float=_finite)
         if b"\\ud" in body.lower():
             json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
-        raise InvalidRequest("The body of the request is not valid JSON.") from None
+        raise InvalidRequest(f"{where} is not valid JSON.") from None
     if not isinstance(value, dict):
-        raise InvalidRequest("The body of the request must be a JSON object.")
-    _check_size(value)
+        raise InvalidRequest(f"{where} must be a JSON object.")
+    _check_size(value, where)
     return value
 
 
-def _too_many_values() -> InvalidRequest:
-    return InvalidRequest(f"The body of the request holds more than {MOST_VALUES} values.")
+def _too_many_values(where: str) -> InvalidRequest:
+    return InvalidRequest(f"{where} holds more than {MOST_VALUES} values.")
 
 
 def _finite(text: str) -> float:
@@ -61,17 +61,17 @@ def _no_json(constant: str) -> NoReturn:
     raise ValueError(constant)
 
 
-def _check_size(value: JSON) -> None:
+def _check_size(value: JSON, where: str) -> None:
     """Raise InvalidRequest for a value that is nested too deep, or holds too many others."""
     level, count = [value], 0
     for _ in range(MOST_LEVELS):
         count += sum(map(len, level))
         if count > MOST_VALUES:
-            raise _too_many_values()
+            raise _too_many_values(where)
         level = [child for each in level for child in _children(each) if isinstance(child, dict | list)]
         if not level:
             return
-    raise InvalidRequest(f"The body of the request is nested more than {MOST_LEVELS} levels deep.")
+    raise InvalidRequest(f"{where} is nested more than {MOST_LEVELS} levels deep.")
 
 
 def _children(value: dict[str, JSON] | list[JSON]) -> Iterable[JSON]:
