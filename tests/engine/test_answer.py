@@ -650,3 +650,10 @@ async def test_an_orchestrator_that_is_out_of_reach_does_not_lose_an_approved_ca
     await house.orchestrator.refused.wait()
     house.clock.advance(60)
     assert (await ended).status == "completed" and len(tools.ran) == 1
+
+
+def test_endless_answer_is_broken_off() -> None:
+    reader = AnswerReader(Turn("t"), (), set(), parallel_calls=True, most_characters=10)
+    list(reader.text(TextChunk("12345")))
+    with pytest.raises(UpstreamBroken, match="longer than 10 characters"):
+        list(reader.text(TextChunk("678901")))

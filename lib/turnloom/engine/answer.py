@@ -19,10 +19,14 @@ from turnloom.engine.arguments import Arguments
 from turnloom.engine.custom_input import CustomInput
 from turnloom.ports import CallChunk, TextChunk
 
+MOST_CHARACTERS = 8 * 1024 * 1024
+"""Of one answer, its text and the arguments of its calls: an endpoint may go on for ever."""
+
 
 @dataclass(slots=True)
 class AnswerReader:
     """The state of reading one answer. `known_calls` are call ids in use; `characters` counts what the model wrote.
+    More than `most_characters` raises UpstreamBroken.
 
     Without `parallel_calls` only the first call of the answer counts, and further ones are not read. More calls than
     `hosted_left` (None: no limit) for tools that are run here are turned down.
@@ -34,6 +38,7 @@ class AnswerReader:
     parallel_calls: bool
     hosted_left: int | None = None
     characters: int = 0
+    most_characters: int = MOST_CHARACTERS
     _custom: CustomInput | None = None
     _open_index: int | None = None
     _written: Arguments = field(default_factory=Arguments)
@@ -47,12 +52,12 @@ class AnswerReader:
         """The text, behind which the calls so far cannot go on."""
         yield from self.close()
         self._open_index = None
-        self.characters += len(chunk.text)
+        self._count(chunk.text)
         yield Delta(chunk.block, chunk.text, chunk.logprobs)
 
     def call(self, chunk: CallChunk) -> Iterator[CallStarted | Delta]:
         """What the fragment adds to its call; of several that come mixed, the later ones wait for the earlier."""
-        self.characters += len(chunk.arguments)
+        self._count(chunk.arguments)
         if chunk.index == self._open_index:
             yield from self._go_on(chunk)
         elif chunk.index not in self._seen:
@@ -68,6 +73,11 @@ class AnswerReader:
         while self._waiting:
             yield from self._next()
         yield from self._end()
+
+    def _count(self, written: str) -> None:
+        self.characters += len(written)
+        if self.characters > self.most_characters:
+            raise UpstreamBroken(f"The model's answer is longer than {self.most_characters} characters.")
 
     def _next(self) -> Iterator[CallStarted | Delta]:
         yield from self._end()
