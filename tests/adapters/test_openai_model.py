@@ -1391,3 +1391,43 @@ async def test_a_list_that_is_none_is_broken(model, upstream, pauses, broken):
     with pytest.raises(UpstreamBroken):
         await model.models()
     assert len(pauses.seconds) == 2
+
+
+# --- an endpoint that means harm
+
+
+@pytest.mark.parametrize("status", [400, 401, 404, 429, 500])
+@pytest.mark.parametrize("echo", [KEY, KEY[:9], KEY[3:]])
+async def test_api_key_in_an_error_is_masked(build: Build, upstream: ScriptedUpstream, status: int, echo: str) -> None:
+    upstream.fail(status, {"message": f"Bad key {echo}!", "code": f"code {echo}"})
+    error = await failure(build(retries=0))
+    assert echo not in f"{error} {error.message} {error.extra}"
+
+
+async def test_api_key_in_an_error_within_a_stream_is_masked(build: Build, upstream: ScriptedUpstream) -> None:
+    upstream.send(delta(content="Hi"), {"error": {"message": f"Bad key {KEY}"}})
+    error = await failure(build(retries=0))
+    assert error.message == "The model endpoint reported an error: Bad key <redacted>"
+
+
+@pytest.mark.parametrize("status", [200, 400])
+async def test_compressed_answer_is_refused(build: Build, upstream: ScriptedUpstream, status: int) -> None:
+    upstream.add(Answer(["few bytes"], status, {"content-type": "application/json", "content-encoding": "gzip"}))
+    error = await failure(build(retries=0))
+    assert "compressed" in error.message
+    assert upstream.requests[0].headers["accept-encoding"] == "identity"
+
+
+async def test_long_body_of_an_error_is_read_in_part(build: Build, upstream: ScriptedUpstream) -> None:
+    upstream.send("x" * 5_000_000, content_type="text/plain", status=400)
+    error = await failure(build(retries=0))
+    assert isinstance(error, UpstreamRejected)
+    assert error.message.strip("x") == ""
+
+
+@pytest.mark.parametrize("written", [r'{"a": "\ud800"}', '{"a": "\ud800"}'])
+async def test_half_pair_in_arguments_is_repaired(model: OpenAIModel, upstream: ScriptedUpstream, written: str) -> None:
+    upstream.call(("lookup", written), size=3)
+    chunks = await answer(model)
+    arguments = "".join(chunk.arguments for chunk in chunks if isinstance(chunk, CallChunk))
+    assert json.loads(arguments) == {"a": "\ufffd"}

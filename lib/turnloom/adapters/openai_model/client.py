@@ -91,11 +91,12 @@ class OpenAIModel:
         if not self._reads(request):
             raise UpstreamRejected("The model endpoint takes no files.", code="unsupported_file")
         body = body_of(request, self._sends_reasoning)
-        first, chunks = await self._persist(lambda: self._begin(body), request.patience)
-        async with aclosing(chunks):
-            yield first
-            async for chunk in chunks:
-                yield chunk
+        with self._connections.masked():
+            first, chunks = await self._persist(lambda: self._begin(body), request.patience)
+            async with aclosing(chunks):
+                yield first
+                async for chunk in chunks:
+                    yield chunk
 
     async def count(self, request: ModelRequest) -> int | None:
         """How many tokens the endpoint's own tokenizer makes of the request; None where it lends none (as OpenAI)."""
@@ -106,7 +107,8 @@ class OpenAIModel:
 
     async def models(self) -> list[ModelInfo]:
         """What the endpoint lists; raises as `stream` does."""
-        return await self._persist(self._list, _PATIENCE)
+        with self._connections.masked():
+            return await self._persist(self._list, _PATIENCE)
 
     async def aclose(self) -> None:
         """Close the running loop's connections; the instance stays usable."""

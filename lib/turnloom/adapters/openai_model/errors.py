@@ -78,6 +78,9 @@ def blamed() -> Iterator[None]:
     except (openai.APITimeoutError, httpx2.TimeoutException) as error:
         raise UpstreamTimeout("The model endpoint did not answer in time.") from error
     except openai.APIConnectionError as error:
+        # The SDK wraps what the bounds of an answer raise.
+        if isinstance(error.__cause__, UpstreamError):
+            raise error.__cause__ from None
         raise UpstreamBroken("The model endpoint cannot be reached.") from error
     except httpx2.SSEError:
         # The only other reason for it, another content type, is ruled out before.
