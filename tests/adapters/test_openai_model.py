@@ -1431,3 +1431,17 @@ async def test_half_pair_in_arguments_is_repaired(model: OpenAIModel, upstream: 
     chunks = await answer(model)
     arguments = "".join(chunk.arguments for chunk in chunks if isinstance(chunk, CallChunk))
     assert json.loads(arguments) == {"a": "\ufffd"}
+
+
+async def test_answer_of_too_many_calls_is_broken_off(build: Build, upstream: ScriptedUpstream) -> None:
+    calls = [{"index": at, "id": f"c{at}", "function": {"name": "f", "arguments": "{}"}} for at in range(2000)]
+    upstream.send(delta(tool_calls=calls))
+    assert "more than 1024 tool calls" in (await failure(build(retries=0))).message
+
+
+@pytest.mark.parametrize("count", [10**40, 1e30, -1, "9", True])
+async def test_impossible_count_of_tokens_counts_as_absent(
+    model: OpenAIModel, upstream: ScriptedUpstream, count: Any
+) -> None:
+    upstream.send(delta("stop", content="Hi"), {"choices": [], "usage": {"prompt_tokens": count}}, "data: [DONE]\n\n")
+    assert (await answer(model))[-1] == Finished("stop", Usage(0, 0))

@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 
 _USAGE_SECONDS = 5.0
 _DRAIN_SECONDS = 0.1
+_MOST_CALLS = 1024
+"""Of one answer."""
+_MOST_TOKENS = 2**53
+"""A larger number is no count, and neither every store nor every JSON reader can hold it."""
 
 
 async def documents_of(response: httpx2.Response) -> AsyncGenerator[JSON]:
@@ -183,6 +187,8 @@ class Answer:
         call = self.places.get(index) if index is not None else self.calls[-1] if self.calls else None
         second = call is not None and call.name and name and (call_id != call.call_id if call_id else index is None)
         if call is None or second:
+            if len(self.calls) == _MOST_CALLS:
+                raise UpstreamBroken(f"The model endpoint sent more than {_MOST_CALLS} tool calls in one answer.")
             call = _Call(len(self.calls))
             self.calls.append(call)
             self.places[index] = call
@@ -220,4 +226,4 @@ def _usage(given: JSON) -> Usage:
 
 def _count(given: JSON) -> int:
     """A number of tokens; what is none counts as not given."""
-    return given if isinstance(given, int) and given >= 0 else 0
+    return given if type(given) is int and 0 <= given <= _MOST_TOKENS else 0
