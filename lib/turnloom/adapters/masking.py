@@ -8,7 +8,7 @@ from base64 import b64encode, urlsafe_b64encode
 from collections.abc import Iterable, Iterator, Mapping
 from urllib.parse import quote
 
-MARK = "<redacted>"
+from turnloom.domain.redaction import MARK
 
 _PIECE = 8
 _LONG_TEXT = 100_000

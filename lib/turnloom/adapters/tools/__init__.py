@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cached_property
+from importlib import import_module
 from typing import TYPE_CHECKING, assert_never
 
 from turnloom.adapters.guard import Guard
@@ -32,6 +32,7 @@ class ToolRunners:
         self._guard = guard
         self._clock = clock
         self._seconds = seconds
+        self._mcp_runner: McpRunner | None = None
 
     def check(self, endpoint: str) -> None:
         """Refuse an address that no request may bring along: without TLS, or not public. Raises InvalidRequest."""
@@ -68,11 +69,12 @@ class ToolRunners:
             message = f"The tool server did not answer within {self._seconds:g} seconds"
             raise UpstreamBroken(message, code="toolgroup_unreachable") from None
 
-    @cached_property
-    def _mcp(self) -> McpRunner:
-        from turnloom.adapters.tools.mcp import McpRunner
-
-        return McpRunner(self._guard, self._seconds)
+    async def _mcp(self) -> McpRunner:
+        if self._mcp_runner is None:
+            # In a thread, since the SDK takes half a second to import and other turns go on.
+            module = await asyncio.to_thread(import_module, "turnloom.adapters.tools.mcp")
+            self._mcp_runner = self._mcp_runner or module.McpRunner(self._guard, self._seconds)
+        return self._mcp_runner
 
     async def _run(self, source: ToolSource, arguments: Mapping[str, JSON], scope: ToolScope) -> ToolResult:
         match source.kind:
@@ -85,7 +87,7 @@ class ToolRunners:
 
                 return ToolResult(await call_http(source, arguments, self._guard, self._seconds))
             case "mcp":
-                return await self._mcp.call(source, arguments, scope)
+                return await (await self._mcp()).call(source, arguments, scope)
             case _:
                 assert_never(source.kind)
 
@@ -105,7 +107,7 @@ class ToolRunners:
                     await self._guard.check(endpoint)
                 return list(tools)
             case "mcp":
-                return await self._mcp.offered(source, scope)
+                return await (await self._mcp()).offered(source, scope)
             case _:
                 assert_never(source.kind)
 

@@ -1,4 +1,4 @@
-"""How a runner says that a tool failed, and how nothing secret gets into what it says."""
+"""How a runner reports that a tool failed, and which secrets its server was sent."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import re
 from collections.abc import Mapping
 from typing import Literal
 
+from turnloom.adapters.masking import secrets_in
+from turnloom.domain.message import ToolSource
+from turnloom.domain.redaction import is_secret_name, query_of, secret_args
 from turnloom.ports import ToolError
 
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE = re.compile(r"([\x21-\x7e]([\x20-\x7e\t]*[\x21-\x7e])?)?")
-_SECRET_CHARACTERS = 8
 
 Kind = Literal["tool", "protocol", "http", "arguments", "unknown", "timeout"]
 
@@ -33,9 +35,17 @@ def illegal_header(headers: Mapping[str, str]) -> str | None:
     )
 
 
-def redacted(text: str, headers: Mapping[str, str]) -> str:
-    """The text without header values, nor any longer word of one, for servers that repeat what they were sent."""
-    words = {word for value in headers.values() for word in (value, *value.split()) if len(word) >= _SECRET_CHARACTERS}
-    for word in sorted(words, key=len, reverse=True):
-        text = text.replace(word, "<redacted>")
-    return text
+def secrets_of(source: ToolSource, headers: Mapping[str, str], *, named: bool = False) -> list[str]:
+    """What a tool's server is sent that may be secret, for `mask`: values of headers and of the query, secret args.
+
+    With `named`, only what goes by the name of a secret: the result of a tool that worked may well speak of the rest.
+    """
+    return [
+        *secrets_in({name: value for name, value in headers.items() if not named or is_secret_name(name)}),
+        *(
+            value
+            for name, value in query_of(source.endpoint or "")
+            if is_secret_name(name) or not (named or " " in value)
+        ),
+        *secret_args(source.args),
+    ]

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
 from turnloom.adapters.guard import MIB, Guard, text_of
-from turnloom.adapters.tools.failure import ToolFailed, illegal_header, redacted
+from turnloom.adapters.masking import mask
+from turnloom.adapters.tools.failure import ToolFailed, illegal_header, secrets_of
 from turnloom.domain.errors import InvalidRequest
 from turnloom.domain.message import JSON, Tool, ToolSource
-from turnloom.domain.tool_schema import parameters_schema
+from turnloom.domain.text import repaired
+from turnloom.domain.tool_schema import parameters_schema, schema_fault
 
 if TYPE_CHECKING:
     import httpx2
@@ -99,9 +101,14 @@ def _schema(place: str, parameters: JSON) -> Mapping[str, JSON]:
     if isinstance(parameters, dict):
         if parameters.get("type", "object") != "object":
             raise _malformed(place, "must be a schema of type object")
+        if (fault := schema_fault(parameters)) is not None:
+            raise _malformed(f"{place}{fault.path}", fault.message)
         return {"type": "object", "properties": {}, **parameters}
     if not isinstance(parameters, list) or not all(isinstance(p, dict) and _named(p) for p in parameters):
         raise _malformed(place, "must be a JSON schema, or a list of objects with a name each")
+    for number, parameter in enumerate(parameters):
+        if not isinstance(parameter.get("parameter_type") or "", str):
+            raise _malformed(f"{place}[{number}].parameter_type", "must be a text")
     return parameters_schema(parameters)
 
 
@@ -197,11 +204,11 @@ async def _answer(source: ToolSource, response: httpx2.Response, headers: Mappin
     content, whole = await first_bytes(response, _MOST_BYTES)
     status = response.status_code
     try:
-        text = text_of(content, response.headers.get("content-type", ""))
+        text = repaired(text_of(content, response.headers.get("content-type", "")))
     except UnicodeError:
         text = ""
     if not response.is_success:
-        told = redacted(text, headers)[:_TOLD_CHARACTERS].strip()
+        told = mask(text, secrets_of(source, headers))[:_TOLD_CHARACTERS].strip()
         raise ToolFailed(
             "http", f"'{source.name}' answered with status {status}" + (f": {told}" if told else "."), status
         )
@@ -209,7 +216,8 @@ async def _answer(source: ToolSource, response: httpx2.Response, headers: Mappin
         raise ToolFailed("http", f"'{source.name}' answered with more than {_MOST_BYTES} bytes.", status)
     if content and not text:
         raise ToolFailed("http", f"'{source.name}' answered with something that is not text.", status)
-    return _compact_json(text) if _is_json(response) else text
+    text = _compact_json(text) if _is_json(response) else text
+    return mask(text, secrets_of(source, headers, named=True))
 
 
 def _is_json(response: httpx2.Response) -> bool:
@@ -219,6 +227,6 @@ def _is_json(response: httpx2.Response) -> bool:
 
 def _compact_json(text: str) -> str:
     try:
-        return _compact(json.loads(text))
-    except ValueError:
+        return repaired(_compact(json.loads(text)))
+    except (ValueError, RecursionError):
         return text

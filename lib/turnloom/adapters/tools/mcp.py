@@ -2,12 +2,13 @@
 
 The SDK reports what happens on HTTP in fragments: an error status becomes a made-up JSON-RPC error, a refused
 connection an exception group, and what breaks while it posts to an SSE server is only logged. So the transport below
-it keeps the record that the runner goes by.
+it keeps the record that the runner goes by. No message of a library is passed on or logged: it may quote a credential.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -15,7 +16,6 @@ from typing import Any, Literal, TypeVar, assert_never
 from urllib.parse import urlsplit
 
 import anyio
-import anyio.lowlevel
 import httpx2
 import mcp_types as types
 from mcp import Client, MCPError
@@ -23,17 +23,29 @@ from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamable_http_client
 
 from turnloom import __version__
-from turnloom.adapters.guard import Guard, Unresolvable, place_of
-from turnloom.adapters.tools.failure import ToolFailed, illegal_header, redacted
+from turnloom.adapters.guard import MIB, Guard, Unresolvable, place_of
+from turnloom.adapters.masking import mask
+from turnloom.adapters.tools.failure import ToolFailed, illegal_header, secrets_of
+from turnloom.adapters.tools.mcp_transport import (
+    MESSAGE_BYTES,
+    RecordingTransport,
+    connection_failure,
+    status_failure,
+)
 from turnloom.domain.errors import InvalidRequest, Unauthenticated, UpstreamBroken
 from turnloom.domain.message import JSON, Tool, ToolSource
 from turnloom.ports import ToolError, ToolResult, ToolScope
 
 _PAGES = 100
-_GOODBYE_SECONDS = 1.0
-_REFUSED = (401, 403)
+_MOST_TOOLS = 1000
+_MOST_RESULT_BYTES = MIB
+_KNOWN_SERVERS = 1000
+_ERROR_CHARACTERS = 2000
 _UNAUTHENTICATED = 401
-_ANOTHER_TRANSPORT_IS_NO_HELP = (*_REFUSED, 408, 429)
+_ANOTHER_TRANSPORT_IS_NO_HELP = (401, 403, 408, 429)
+
+# The SDK logs messages of servers whole, and what it cannot parse in pieces; either may repeat a credential.
+logging.getLogger("mcp").setLevel(logging.CRITICAL + 1)
 
 Answer = TypeVar("Answer")
 Question = Callable[[Client], Awaitable[Answer]]
@@ -70,12 +82,13 @@ class McpRunner:
         if (illegal := illegal_header(headers)) is not None:
             raise InvalidRequest(_illegal(endpoint, illegal))
         try:
-            listed = await self._ask(endpoint, headers, _listed)
+            listed = await self._ask(source, headers, _listed)
         except ToolFailed as failure:
             if (failure.error.kind, failure.error.code) == ("http", _UNAUTHENTICATED):
                 raise Unauthenticated(failure.error.message, code="mcp_unauthenticated") from None
             raise UpstreamBroken(failure.error.message, code="toolgroup_unreachable") from None
-        return [_tool(tool, source) for tool in listed]
+        secrets = secrets_of(source, headers, named=True)
+        return [_tool(tool, source, secrets) for tool in listed]
 
     async def call(self, source: ToolSource, arguments: Mapping[str, JSON], scope: ToolScope) -> ToolResult:
         """Run a tool of the server; raises ToolFailed."""
@@ -83,20 +96,21 @@ class McpRunner:
         try:
             self._guard.check_form(endpoint)
         except InvalidRequest as refusal:
-            raise _connection_failure(_server(endpoint), refusal) from None
+            raise connection_failure(_server(endpoint), refusal) from None
         if (illegal := illegal_header(headers)) is not None:
             raise ToolFailed("http", _illegal(endpoint, illegal))
 
         async def called(client: Client) -> types.CallToolResult:
             return await _called(client, source.name, dict(arguments))
 
-        return _result(await self._ask(endpoint, headers, called), headers)
+        return _result(await self._ask(source, headers, called), source, headers)
 
-    async def _ask(self, endpoint: str, headers: Mapping[str, str], question: Question[Answer]) -> Answer:
+    async def _ask(self, source: ToolSource, headers: Mapping[str, str], question: Question[Answer]) -> Answer:
         """What the server answers, asked in the dialect it is known for, or else in each until it understands one."""
         first: ToolFailed | None = None
+        endpoint = source.endpoint or ""
         for dialect in _dialects(endpoint, self._dialects.get(endpoint)):
-            line = _Line(endpoint, headers, self._guard, self._seconds)
+            line = _Line(source, headers, self._guard, self._seconds)
             try:
                 return await line.ask(dialect, question)
             except ToolFailed as failure:
@@ -105,9 +119,14 @@ class McpRunner:
                     break
             finally:
                 if line.spoken is not None:
-                    self._dialects[endpoint] = line.spoken
+                    self._remember(endpoint, line.spoken)
         assert first is not None
         raise first
+
+    def _remember(self, endpoint: str, dialect: Dialect) -> None:
+        self._dialects[endpoint] = dialect
+        if len(self._dialects) > _KNOWN_SERVERS:
+            del self._dialects[next(iter(self._dialects))]
 
 
 def headers_for(source: ToolSource, scope: ToolScope) -> dict[str, str]:
@@ -159,21 +178,22 @@ def _illegal(endpoint: str, header: str) -> str:
 class _Line:
     """One session with a server; `spoken` is the dialect in which it came about."""
 
-    def __init__(self, endpoint: str, headers: Mapping[str, str], guard: Guard, seconds: float) -> None:
+    def __init__(self, source: ToolSource, headers: Mapping[str, str], guard: Guard, seconds: float) -> None:
         self.spoken: Dialect | None = None
-        self._endpoint = endpoint
+        self._source = source
+        self._endpoint = source.endpoint or ""
         self._headers = headers
-        self._server = _server(endpoint)
+        self._server = _server(self._endpoint)
         self._timeout = httpx2.Timeout(seconds)
-        self._record = _Record(guard.transport(), self._server)
+        self._record = RecordingTransport(guard.transport(), self._server)
 
     async def ask(self, dialect: Dialect, question: Question[Answer]) -> Answer:
         """The answer to the question; raises ToolFailed."""
         answers: list[Answer] = []
         try:
             with anyio.CancelScope() as scope:
-                if dialect.transport == "sse":
-                    self._record.alarm = scope.cancel
+                self._record.cancel = scope.cancel
+                self._record.cancels_on_failure = dialect.transport == "sse"
                 async with AsyncExitStack() as stack:
                     client = await self._connected(dialect, stack)
                     self.spoken = Dialect(dialect.transport, _mode(client))
@@ -187,11 +207,12 @@ class _Line:
         return answers[0]
 
     async def _connected(self, dialect: Dialect, stack: AsyncExitStack) -> Client:
-        http = httpx2.AsyncClient(transport=self._record, headers=self._headers, timeout=self._timeout)
+        headers = {**self._headers, "accept-encoding": "identity"}
+        http = httpx2.AsyncClient(transport=self._record, headers=headers, timeout=self._timeout)
         match dialect.transport:
             case "streamable":
                 await stack.enter_async_context(http)
-                transport = streamable_http_client(self._endpoint, http_client=http)
+                transport = streamable_http_client(self._endpoint, http_client=http, max_sse_event_size=MESSAGE_BYTES)
             case "sse":
                 transport = sse_client(self._endpoint, httpx_client_factory=lambda *_, **__: http)
             case _:
@@ -207,85 +228,17 @@ class _Line:
         match cause:
             case ToolFailed():
                 return cause
-            case MCPError():
-                message = redacted(cause.message, self._headers)
-                return ToolFailed("protocol", f"{self._server} reported an error: {message}", cause.code)
+            case MCPError() if cause.message in self._record.error_messages:
+                text = mask(cause.message, secrets_of(self._source, self._headers))[:_ERROR_CHARACTERS]
+                return ToolFailed("protocol", f"{self._server} reported an error: {text}", cause.code)
             case httpx2.HTTPStatusError():
-                return _status_failure(self._server, cause.response.status_code)
+                return status_failure(self._server, cause.response.status_code)
+            case httpx2.SSEError():
+                return ToolFailed("http", f"{self._server} sent an event that is too long or of another type.")
             case httpx2.HTTPError() | InvalidRequest():
-                return _connection_failure(self._server, cause)
+                return connection_failure(self._server, cause)
             case _:
                 return ToolFailed("protocol", f"{self._server} answered with something that is not MCP.")
-
-
-class _Record(httpx2.AsyncBaseTransport):
-    """Passes requests on, and keeps how the last message that was posted failed, if it did.
-
-    `alarm` is called for each failure: the SDK's SSE client would let the call wait for an answer that cannot come.
-    """
-
-    def __init__(self, inner: httpx2.AsyncBaseTransport, server: str) -> None:
-        self.failure: ToolFailed | None = None
-        self.alarm: Callable[[], None] | None = None
-        self._inner = inner
-        self._server = server
-
-    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        if request.method == "DELETE":
-            # The end of a session; the answer is there already and must not wait for a server that takes its leave.
-            goodbye = httpx2.Timeout(_GOODBYE_SECONDS).as_dict()
-            request.extensions = {**request.extensions, "timeout": goodbye}
-        if request.method != "POST":
-            return await self._inner.handle_async_request(request)
-        try:
-            response = await self._inner.handle_async_request(request)
-            understood = await _understood(response)
-        except (httpx2.HTTPError, InvalidRequest) as trouble:
-            await self._note(_connection_failure(self._server, trouble))
-            raise
-        await self._note(None if understood else _status_failure(self._server, response.status_code))
-        return response
-
-    async def aclose(self) -> None:
-        await self._inner.aclose()
-
-    async def _note(self, failure: ToolFailed | None) -> None:
-        self.failure = failure
-        if failure is not None and self.alarm is not None:
-            self.alarm()
-            # Ends here, by cancellation: the SDK would log the failure, and with it the address.
-            await anyio.lowlevel.checkpoint()
-
-
-async def _understood(response: httpx2.Response) -> bool:
-    """Whether the answer to a message is one of the protocol: errors of JSON-RPC may come with an error status."""
-    if response.status_code < 400:
-        return True
-    if response.status_code in _REFUSED:
-        return False
-    try:
-        body = json.loads(await response.aread())
-    except ValueError:
-        return False
-    return isinstance(body, dict) and "jsonrpc" in body and isinstance(body.get("error"), dict)
-
-
-def _status_failure(server: str, status: int) -> ToolFailed:
-    if status in _REFUSED:
-        return ToolFailed(
-            "http", f"{server} refused the credentials, or the lack of them, with status {status}.", status
-        )
-    return ToolFailed("http", f"{server} answered with status {status}.", status)
-
-
-def _connection_failure(server: str, trouble: Exception) -> ToolFailed:
-    match trouble:
-        case InvalidRequest():
-            return ToolFailed("http", f"{server} may not be reached: {trouble.message}.")
-        case httpx2.TimeoutException():
-            return ToolFailed("timeout", f"{server} did not answer in time.")
-        case _:
-            return ToolFailed("http", f"{server} could not be reached.")
 
 
 def _causes(trouble: BaseException) -> Iterator[BaseException]:
@@ -310,6 +263,8 @@ async def _listed(client: Client) -> list[types.Tool]:
     for _ in range(_PAGES):
         page = await client.list_tools(cursor=cursor)
         tools += page.tools
+        if len(tools) > _MOST_TOOLS:
+            raise ToolFailed("http", f"The MCP server lists more than {_MOST_TOOLS} tools.")
         if page.next_cursor is None:
             return tools
         cursor = page.next_cursor
@@ -329,12 +284,12 @@ async def _called(client: Client, name: str, arguments: dict[str, Any]) -> types
     return await client.session.send_request(request, types.CallToolResult)
 
 
-def _tool(tool: types.Tool, source: ToolSource) -> Tool:
+def _tool(tool: types.Tool, source: ToolSource, secrets: Sequence[str]) -> Tool:
     hints = tool.annotations.model_dump(by_alias=True, exclude_unset=True) if tool.annotations else {}
     settings = {**source.settings, "annotations": hints} if hints else source.settings
     return Tool(
         tool.name,
-        tool.description or "",
+        mask(tool.description or "", secrets),
         tool.input_schema,
         ToolSource(
             "mcp",
@@ -348,12 +303,17 @@ def _tool(tool: types.Tool, source: ToolSource) -> Tool:
     )
 
 
-def _result(result: types.CallToolResult, headers: Mapping[str, str]) -> ToolResult:
+def _result(result: types.CallToolResult, source: ToolSource, headers: Mapping[str, str]) -> ToolResult:
     content = _content(result)
-    if not result.is_error:
-        return ToolResult(content)
-    told = redacted(_text(content), headers) or "The tool failed and did not say why."
-    return ToolResult(told, error=ToolError("tool", told))
+    if len(json.dumps(content, ensure_ascii=False).encode()) > _MOST_RESULT_BYTES:
+        raise ToolFailed("tool", f"'{source.name}' gave a result of more than {_MOST_RESULT_BYTES} bytes.")
+    if result.is_error:
+        told = mask(_text(content), secrets_of(source, headers)) or "The tool failed and did not say why."
+        return ToolResult(told, error=ToolError("tool", told))
+    secrets = secrets_of(source, headers, named=True)
+    if isinstance(content, str):
+        return ToolResult(mask(content, secrets))
+    return ToolResult([{**item, "text": mask(item["text"], secrets)} if "text" in item else item for item in content])
 
 
 def _content(result: types.CallToolResult) -> str | list[JSON]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import ssl
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING
@@ -13,6 +16,10 @@ if TYPE_CHECKING:
     from turnloom.adapters.guard import Guard
 
 CONNECT_SECONDS = 5.0
+
+# Below warnings they log addresses and headers, and with them credentials.
+for _library in ("httpx2", "httpcore2"):
+    logging.getLogger(_library).setLevel(logging.WARNING)
 
 
 class PinnedTransport(httpx2.AsyncBaseTransport):
@@ -49,6 +56,40 @@ class PinnedTransport(httpx2.AsyncBaseTransport):
         return self._pools[url.host]
 
 
+class TooLong(Exception):
+    """A peer sent more bytes than it may."""
+
+
+class ByteBudget:
+    """How many bytes more may come; to be shared by streams that have one limit together."""
+
+    def __init__(self, limit: int) -> None:
+        self._left = limit
+
+    def take(self, count: int) -> None:
+        self._left -= count
+        if self._left < 0:
+            raise TooLong
+
+
+class BoundedStream(httpx2.AsyncByteStream):
+    """A body as it comes from the connection, still compressed, within a budget; raises TooLong."""
+
+    def __init__(self, inner: httpx2.AsyncByteStream, budget: ByteBudget) -> None:
+        self._inner = inner
+        self._budget = budget
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for chunk in self._inner:
+            self._budget.take(len(chunk))
+            # One read may hold thousands of HTTP chunks, which would all be parsed before anything else runs.
+            await asyncio.sleep(0)
+            yield chunk
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+
 async def first_bytes(response: httpx2.Response, limit: int) -> tuple[bytes, bool]:
     """The body up to `limit` bytes, and whether that is all of it.
 
@@ -57,12 +98,16 @@ async def first_bytes(response: httpx2.Response, limit: int) -> tuple[bytes, boo
     """
     if response.headers.get("content-encoding", "identity").strip().lower() != "identity":
         raise httpx2.DecodingError("the body is compressed")
+    assert isinstance(response.stream, httpx2.AsyncByteStream)
+    response.stream = BoundedStream(response.stream, ByteBudget(limit))
     content = bytearray()
-    async for chunk in response.aiter_bytes():
-        content += chunk
-        if len(content) > limit:
-            return bytes(content[:limit]), False
-    return bytes(content), True
+    with suppress(TooLong):
+        async for chunk in response.aiter_bytes():
+            content += chunk
+            if len(content) > limit:
+                return bytes(content[:limit]), False
+        return bytes(content), True
+    return bytes(content), False
 
 
 @cache

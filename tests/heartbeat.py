@@ -1,0 +1,40 @@
+"""How long an event loop is held up, and by how much the memory of its process grows, while a test runs."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import sys
+import time
+from pathlib import Path
+
+_PAUSE = 0.005
+_STATM = Path("/proc/self/statm")
+_PAGE_BYTES = 4096
+
+
+class Heartbeat:
+    """Beats on the loop for as long as the context lasts: `longest` block in seconds, `growth` of memory in bytes."""
+
+    async def __aenter__(self) -> Heartbeat:
+        gc.collect()
+        self.longest, self.growth = 0.0, 0
+        self._start = _resident()
+        self._beating = asyncio.create_task(self._beat())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._beating.cancel()
+        sys.stderr.write(f"longest block {self.longest * 1000:.0f} ms, memory +{self.growth / 1e6:.0f} MB\n")
+
+    async def _beat(self) -> None:
+        while True:
+            before = time.perf_counter()
+            await asyncio.sleep(_PAUSE)
+            self.longest = max(self.longest, time.perf_counter() - before - _PAUSE)
+            self.growth = max(self.growth, _resident() - self._start)
+
+
+def _resident() -> int:
+    """Bytes of this process in memory; 0 where the system does not say."""
+    return int(_STATM.read_text().split()[1]) * _PAGE_BYTES if _STATM.exists() else 0
