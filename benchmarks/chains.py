@@ -116,7 +116,7 @@ def services_in(folder: Path, counts: Counts) -> Services:
     made = Services(
         agents=Agents(table("agents"), blobs),
         sessions=Sessions(table("sessions")),
-        registry=Registry(table("registry")),
+        registry=Registry(table("registry"), PlainVault()),
         disposal=Disposal(table("registry")),
         conversations=Conversations(table("registry")),
         claims=Claims(table("registry")),

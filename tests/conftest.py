@@ -61,7 +61,7 @@ def build_house(folder: Path, **functions: Callable[..., object]) -> House:
     model, shields = ScriptedModel(), FakeShields()
     tools, orchestrator = FakeTools(functions), SteppedOrchestrator()
     world = World(model, tools, shields, InlineDocuments(), clock)
-    registry = Registry(database.table("registry"))
+    registry = Registry(database.table("registry"), PlainVault())
 
     async def brief(record):  # type: ignore[no-untyped-def]
         return await brief_of(services, record)

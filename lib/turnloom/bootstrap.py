@@ -65,10 +65,11 @@ def build(env: dict[str, str]) -> Services:
         pace=LOCAL_PACE if local else Pace(),
         meter=None if local else EmbeddedMeter(_service(env)),
     )
+    vault = SivVault(_seal_secret(env, folder))
     made = Services(
         agents=Agents(table("agents"), blobs),
         sessions=Sessions(table("sessions")),
-        registry=Registry(table("registry")),
+        registry=Registry(table("registry"), vault),
         disposal=Disposal(table("registry")),
         conversations=Conversations(table("registry")),
         claims=Claims(table("registry")),
@@ -77,7 +78,7 @@ def build(env: dict[str, str]) -> Services:
         engine=engine,
         clock=engine.world.clock,
         entropy=random_bits,
-        vault=SivVault(_seal_secret(env, folder)),
+        vault=vault,
         builtin_groups=BUILTIN_GROUPS,
         limits=Limits(
             inferences=int(env.get("TURNLOOM_MAX_INFER_ITERS", "50")),

@@ -264,7 +264,7 @@ class PlainVault:
     """Seals nothing, anyone can read or make its texts; but it holds callers to the context, as a real one does."""
 
     def seal(self, secret: bytes, context: str) -> str:
-        return base64.urlsafe_b64encode(json.dumps([context, secret.decode()]).encode()).decode()
+        return base64.urlsafe_b64encode(json.dumps([context, secret.decode("latin-1")]).encode()).decode()
 
     def unseal(self, sealed: str, context: str) -> bytes:
         try:
@@ -273,7 +273,7 @@ class PlainVault:
             raise Unreadable("nothing that was sealed here") from error
         if sealed_for != context:
             raise Unreadable("sealed for another context")
-        return str(secret).encode()
+        return str(secret).encode("latin-1")
 
 
 class SteppedOrchestrator:

@@ -323,8 +323,12 @@ def test_only_what_can_drive_or_take_over_a_turn_may_start_the_state_machine(res
 
 
 def test_what_seals_or_opens_texts_for_clients_may_read_the_key(resources: dict[str, Any]) -> None:
-    """Responses and items may hold sealed thoughts and summaries; a response that is gone holds nothing."""
+    """Responses and items may hold sealed thoughts and summaries; a response that is gone holds nothing.
+
+    Tool groups are sealed whole.
+    """
     showing = {route.function for route in (*RESPONSES_ROUTES, *CONVERSATIONS_ROUTES)} - {"delete_openai_response"}
+    showing |= {"toolgroups", "tools", "tool_runtime", "create_agent_turn", "resume_agent_turn"}
     for function in template.functions():
         policies = resources["AWS::IAM::Role"][f"{function.name}Role"].get("ManagedPolicyArns", ())
         assert function.folder not in showing or {"Ref": "OpenSeals"} in policies, function.folder

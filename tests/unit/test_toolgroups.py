@@ -12,10 +12,11 @@ import pytest
 from tests.conftest import House
 from turnloom.domain.errors import InvalidRequest, NotFound, Unauthenticated, UpstreamBroken
 from turnloom.domain.message import Tool, ToolSource
-from turnloom.ports import ToolScope
+from turnloom.ports import Row, ToolScope
+from turnloom.store.keys import partition
 from turnloom.testing import FakeTools
 from turnloom.usecases import toolgroups
-from turnloom.usecases.agent_spec import stored_tool
+from turnloom.usecases.agent_spec import group_tools, groups_by_id, stored_tool
 from turnloom.usecases.callers import Caller
 from turnloom.usecases.services import Services
 from turnloom.usecases.toolgroups import HTTP, MCP, Registration
@@ -213,3 +214,65 @@ async def test_a_tool_that_nobody_offers_is_not_found(house: House) -> None:
     with pytest.raises(NotFound) as failure:
         await toolgroups.invoke_tool(house.services, ME, "nothing", {})
     assert failure.value.code == "tool_not_found"
+
+
+# --- at rest, and in answers
+
+
+async def stored(house: House, owner: str = "me") -> Row:
+    [row] = (await house.services.registry._table.query(partition(owner, "toolgroups"))).rows
+    return row
+
+
+async def test_a_group_is_sealed_at_rest(house: House) -> None:
+    services = served(house, ToolServer())
+    await register(services, endpoint="http://srv/mcp/path-secret", args={"api_key": "args-secret"})
+    value = (await stored(house)).value
+    assert set(value) == {"provider_id", "sealed"}
+    group = await toolgroups.get_group(services, "me", "mine")
+    assert (group.endpoint, group.args) == ("http://srv/mcp/path-secret", {"api_key": "args-secret"})
+
+
+async def test_a_group_of_an_earlier_version_is_read_without_its_malformed_tools(house: House) -> None:
+    services = served(house, ToolServer(names=("search", "fetch")))
+    source = {"kind": "mcp", "group": "old", "name": "a"}
+    tools = [
+        {"name": "fine", "description": "", "parameters": SCHEMA, "source": source},
+        {"name": "odd", "description": "", "parameters": {"properties": "x"}, "source": source},
+    ]
+    value = {"provider_id": MCP, "endpoint": "http://srv/mcp", "args": {}, "tools": tools}
+    await house.services.registry._table.put(Row(partition("me", "toolgroups"), "old", value))
+    assert await names(services, "old") == ["fine"]
+
+
+async def test_a_group_that_was_sealed_with_another_key_leaves_the_others_readable(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    services = served(house, ToolServer())
+    await register(services)
+    row = await stored(house)
+    await house.services.registry._table.put(replace(row, sort="moved"))
+    groups = {group.identifier: group.readable for group in await toolgroups.list_groups(services, "me")}
+    assert groups == {"test::tools": True, "mine": True, "moved": False}
+    assert "moved" in caplog.text
+    known = groups_by_id({}, await house.services.registry.groups("me"))
+    assert [tool.name for tool in group_tools(["mine"], known)] == ["search"]
+    with pytest.raises(InvalidRequest, match="Register it again"):
+        group_tools(["moved"], known)
+    await toolgroups.delete_group(services, "me", "moved")
+
+
+async def test_a_server_that_is_slow_to_list_leaves_time_for_the_answer(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class SlowServer(ToolServer):
+        async def offered(self, source: ToolSource, scope: ToolScope) -> list[Tool]:
+            await asyncio.Event().wait()
+            return []
+
+    services = served(house, SlowServer())
+    monkeypatch.setattr(toolgroups, "INVOKE_SECONDS", 0.01)
+    for request in (register(services), toolgroups.list_server_tools(services, ME, "http://srv/mcp")):
+        with pytest.raises(UpstreamBroken) as failure:
+            await request
+        assert failure.value.code == "toolgroup_unreachable"

@@ -31,7 +31,10 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class ToolGroup:
-    """A registered tool group, with the tools it had when it was registered; `builtin` ones belong to everybody."""
+    """A registered tool group, with the tools it had when it was registered; `builtin` ones belong to everybody.
+
+    Of one that is not `readable`, because the key that it was sealed with is gone, only id and provider are known.
+    """
 
     identifier: str
     provider_id: str
@@ -39,3 +42,4 @@ class ToolGroup:
     args: Mapping[str, JSON]
     tools: tuple[Mapping[str, JSON], ...]
     builtin: bool = False
+    readable: bool = True

@@ -13,7 +13,8 @@ from turnloom.domain.errors import InvalidRequest
 from turnloom.domain.message import JSON, Spec, Tool, ToolSource
 from turnloom.domain.tool_schema import parameters_schema
 
-Groups = Mapping[str, tuple[Tool, ...]]
+Groups = Mapping[str, tuple[Tool, ...] | None]
+"""The tools of each group by its id; None for a group that is registered and cannot be read."""
 
 
 def agent_spec(config: Mapping[str, Any], settings: Mapping[str, Any], groups: Groups, most_inferences: int) -> Spec:
@@ -41,9 +42,10 @@ def agent_spec(config: Mapping[str, Any], settings: Mapping[str, Any], groups: G
     )
 
 
-def groups_by_id(builtin: Groups, registered: Iterable[ToolGroup]) -> dict[str, tuple[Tool, ...]]:
+def groups_by_id(builtin: Groups, registered: Iterable[ToolGroup]) -> Groups:
     """Every tool group that an owner may name, with its tools."""
-    return {**builtin, **{group.identifier: tuple(map(stored_tool, group.tools)) for group in registered}}
+    tools = {group.identifier: tuple(map(stored_tool, group.tools)) if group.readable else None for group in registered}
+    return {**builtin, **tools}
 
 
 def stored_tool(stored: Mapping[str, Any]) -> Tool:
@@ -82,17 +84,29 @@ def _client_tools(definitions: Iterable[Mapping[str, Any]]) -> list[Tool]:
 
 def _named_tools(name: str, groups: Groups) -> Iterable[Tool]:
     if name in groups:
-        return groups[name]
+        return _readable(name, groups)
     group, _, tool_name = name.rpartition("/")
     if group not in groups:
         known = ", ".join(sorted(groups))
         raise InvalidRequest(f"Toolgroup '{name}' is not registered; there are: {known}", code="unknown_toolgroup")
-    found = [tool for tool in groups[group] if tool.name == tool_name]
+    tools = _readable(group, groups)
+    found = [tool for tool in tools if tool.name == tool_name]
     if not found:
-        known = ", ".join(tool.name for tool in groups[group])
+        known = ", ".join(tool.name for tool in tools)
         message = f"Toolgroup '{group}' has no tool '{tool_name}'; it has: {known}"
         raise InvalidRequest(message, code="unknown_tool")
     return found
+
+
+def _readable(name: str, groups: Groups) -> tuple[Tool, ...]:
+    tools = groups[name]
+    if tools is None:
+        raise InvalidRequest(
+            f"Toolgroup '{name}' cannot be read any more: the key of this deployment that it was sealed with was "
+            "changed. Register it again.",
+            code="unknown_toolgroup",
+        )
+    return tools
 
 
 def _check_names(tools: Sequence[Tool]) -> None:

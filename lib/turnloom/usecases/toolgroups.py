@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from turnloom.domain.agent import ToolGroup
-from turnloom.domain.errors import InvalidRequest, NotFound
+from turnloom.domain.errors import InvalidRequest, NotFound, UpstreamBroken
 from turnloom.domain.message import JSON, Tool, ToolSource
 from turnloom.ports import ToolError, ToolResult, ToolScope
 from turnloom.usecases.agent_spec import storable, stored_tool
@@ -23,7 +23,7 @@ MOST_BYTES = 300_000
 """What the args and tools of one group may take, as JSON: a table's row holds little more."""
 
 INVOKE_SECONDS = 25.0
-"""What a tool may take outside of a turn: API Gateway waits for 29 seconds."""
+"""How long a tool or its server may take outside of a turn: API Gateway waits for 29 seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ async def register_group(services: Services, caller: Caller, asked: Registration
     if asked.identifier in services.builtin_groups:
         raise InvalidRequest(f"Toolgroup '{asked.identifier}' is built in and cannot be replaced")
     source = _source(asked)
-    tools = await services.engine.world.tools.offered(source, _scope(caller))
+    tools = await _offered(services, caller, source)
     if source.kind == "mcp":
         tools = [_with_args(tool, asked.args) for tool in tools]
     kept = tuple(map(storable, tools))
@@ -114,7 +114,7 @@ async def get_tool(services: Services, owner: str, name: str) -> Offer:
 
 async def list_server_tools(services: Services, caller: Caller, endpoint: str) -> list[Tool]:
     """The tools that the MCP server at this address has now; raises as `register_group` does."""
-    return await services.engine.world.tools.offered(ToolSource("mcp", endpoint, "", endpoint), _scope(caller))
+    return await _offered(services, caller, ToolSource("mcp", endpoint, "", endpoint))
 
 
 async def invoke_tool(services: Services, caller: Caller, name: str, arguments: Mapping[str, JSON]) -> ToolResult:
@@ -127,6 +127,15 @@ async def invoke_tool(services: Services, caller: Caller, name: str, arguments: 
     except TimeoutError:
         message = f"'{name}' did not answer within {INVOKE_SECONDS:g} seconds; in a turn it has a minute."
         return ToolResult(message, error=ToolError("timeout", message))
+
+
+async def _offered(services: Services, caller: Caller, source: ToolSource) -> list[Tool]:
+    try:
+        async with asyncio.timeout(INVOKE_SECONDS):
+            return await services.engine.world.tools.offered(source, _scope(caller))
+    except TimeoutError:
+        message = f"The tool server did not answer within {INVOKE_SECONDS:g} seconds"
+        raise UpstreamBroken(message, code="toolgroup_unreachable") from None
 
 
 def _source(asked: Registration) -> ToolSource:
