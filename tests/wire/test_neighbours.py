@@ -22,6 +22,7 @@ from turnloom.adapters.guard import Guard
 from turnloom.adapters.tools import ToolRunners
 from turnloom.domain.errors import UpstreamBroken, UpstreamRejected, UpstreamTimeout
 from turnloom.domain.message import Tool, ToolSource
+from turnloom.domain.redaction import redacted_url
 from turnloom.local import template
 from turnloom.ports import ModelInfo, ToolScope
 from turnloom.testing import FakeTools, ScriptedModel
@@ -189,6 +190,23 @@ def test_a_server_gets_the_headers_that_the_request_brings_for_it(home: House, h
     http.post("/v1/tool-runtime/invoke", json={"tool_name": "shout", "kwargs": {"text": "a"}}, headers=headers)
     assert isinstance(home.tools, Tools)
     assert [*home.tools.headers, home.tools.ran[0][2].headers] == [secret] * 3
+
+
+def test_secrets_of_a_group_are_masked_in_answers(http: TestClient) -> None:
+    tool = {"name": "x", "headers": {"X-Key": "abc"}, "uri": "http://127.0.0.1:9/x"}
+    args = {"tools": [tool], "api_key": "abc", "unit": "C", "auth": {"user": ["abc"]}, "max_tokens": 5}
+    assert http.post("/v1/toolgroups", json={**MINE, "args": args}).status_code == 200
+    answer = http.get("/v1/toolgroups/mine").json()
+    assert answer["args"] == {
+        "tools": [{**tool, "headers": {"X-Key": "<redacted>"}}],
+        "api_key": "<redacted>",
+        "unit": "C",
+        "auth": {"user": ["<redacted>"]},
+        "max_tokens": 5,
+    }
+    assert redacted_url("http://u:p@a.example/mcp?k=abc&plain#f") == (
+        "http://<redacted>@a.example/mcp?k=<redacted>&<redacted>#<redacted>"
+    )
 
 
 # --- tools

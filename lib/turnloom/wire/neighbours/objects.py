@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from turnloom.domain.message import JSON, Tool
+from turnloom.domain.redaction import redacted_url
 from turnloom.usecases.toolgroups import Offer
 
 
@@ -70,4 +71,4 @@ def _type_name(parameter: Mapping[str, Any]) -> str:
 
 def _metadata(tool: Tool) -> dict[str, JSON]:
     endpoint = tool.source.endpoint if tool.source else None
-    return {"endpoint": endpoint} if endpoint else {}
+    return {"endpoint": redacted_url(endpoint)} if endpoint else {}

@@ -9,6 +9,7 @@ from fastapi.responses import Response
 
 from turnloom.domain.agent import ToolGroup
 from turnloom.domain.message import JSON
+from turnloom.domain.redaction import redacted_args, redacted_url
 from turnloom.usecases import toolgroups
 from turnloom.usecases.toolgroups import Registration
 from turnloom.wire.app import Home, Owner, Route, caller_of
@@ -48,6 +49,6 @@ def _group_json(group: ToolGroup) -> dict[str, JSON]:
         "provider_id": group.provider_id,
         "provider_resource_id": group.identifier,
         "type": "tool_group",
-        "mcp_endpoint": {"uri": group.endpoint} if group.endpoint else None,
-        "args": dict(group.args),
+        "mcp_endpoint": {"uri": redacted_url(group.endpoint)} if group.endpoint else None,
+        "args": redacted_args(group.args),
     }
