@@ -417,7 +417,7 @@ async def _serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
     try:
         asked, method = await _read(reader)
         behaviour, when = asked.path.strip("/").partition("?")[0].split("/")
-        if method in WHEN[when] or (method == "DELETE" and behaviour in ("silent", "dripping_comments")):
+        if method in WHEN[when] or (method == "DELETE" and behaviour == "dripping_comments"):
             async for block in HOSTILE[behaviour](asked):
                 writer.write(block)
                 await writer.drain()
