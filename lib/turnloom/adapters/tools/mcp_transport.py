@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -154,7 +154,7 @@ class RecordingTransport(httpx2.AsyncBaseTransport):
             await stream.aclose()
             raise _Unsound("http", "compresses its answer although it was asked not to")
         if kind == "text/event-stream" and response.status_code < 400:
-            body: dict[str, Any] = {"stream": _Events(self._events(stream), stream)}
+            body: dict[str, Any] = {"stream": _Events(self._events(stream), stream, self._end)}
         else:
             try:
                 content = await self._message(stream) if kind == "application/json" else b""
@@ -187,23 +187,19 @@ class RecordingTransport(httpx2.AsyncBaseTransport):
             parts = [rest]
             for line in lines:
                 if not line and event:
-                    yield await self._event(event)
+                    yield self._event(event)
                     event = []
                 elif line and not line.startswith(b":"):
                     event.append(line)
 
-    async def _event(self, lines: list[bytes]) -> bytes:
+    def _event(self, lines: list[bytes]) -> bytes:
         fields = [(line.partition(b":")[0], line.partition(b":")[2].removeprefix(b" ")) for line in lines]
         data = b"\n".join(value for name, value in fields if name == b"data")
         kind = next((value for name, value in reversed(fields) if name == b"event"), b"message")
-        try:
-            self._budget.take_event()
-            if data and kind == b"message":
-                lines = [line for line, (name, _) in zip(lines, fields, strict=True) if name != b"data"]
-                lines.append(b"data: " + self._sound(data))
-        except _Unsound as fault:
-            await self._end(fault)
-            raise httpx2.ReadError("The session has ended.") from None
+        self._budget.take_event()
+        if data and kind == b"message":
+            lines = [line for line, (name, _) in zip(lines, fields, strict=True) if name != b"data"]
+            lines.append(b"data: " + self._sound(data))
         return b"\n".join((*lines, b"", b""))
 
     def _sound(self, body: bytes) -> bytes:
@@ -228,15 +224,25 @@ class RecordingTransport(httpx2.AsyncBaseTransport):
 
 
 class _Events(httpx2.AsyncByteStream):
-    """Checked events as a body; closing it closes the connection's own stream."""
+    """Checked events as a body; one that is not sound ends the session. Closing closes the connection's own stream."""
 
-    def __init__(self, events: AsyncGenerator[bytes], source: BoundedStream) -> None:
+    def __init__(
+        self,
+        events: AsyncGenerator[bytes],
+        source: BoundedStream,
+        end: Callable[[_Unsound | TooLong], Awaitable[None]],
+    ) -> None:
         self._events = events
         self._source = source
+        self._end = end
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for event in self._events:
-            yield event
+        try:
+            async for event in self._events:
+                yield event
+        except (_Unsound, TooLong) as fault:
+            await self._end(fault)
+            raise httpx2.ReadError("The session has ended.") from None
 
     async def aclose(self) -> None:
         await self._events.aclose()
