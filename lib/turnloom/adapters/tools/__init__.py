@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, assert_never
 
 from turnloom.adapters.guard import Guard
+from turnloom.adapters.threads import Threads
 from turnloom.adapters.tools.failure import ToolFailed
 from turnloom.domain.errors import InvalidRequest, UpstreamBroken
 from turnloom.domain.message import JSON, Tool, ToolSource
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from turnloom.adapters.tools.mcp import McpRunner
 
 _log = logging.getLogger(__name__)
+_importer = Threads("import", 1)
 
 
 class ToolRunners:
@@ -72,7 +74,7 @@ class ToolRunners:
     async def _mcp(self) -> McpRunner:
         if self._mcp_runner is None:
             # In a thread, since the SDK takes half a second to import and other turns go on.
-            module = await asyncio.to_thread(import_module, "turnloom.adapters.tools.mcp")
+            module = await _importer.run(import_module, "turnloom.adapters.tools.mcp")
             self._mcp_runner = self._mcp_runner or module.McpRunner(self._guard, self._seconds)
         return self._mcp_runner
 
