@@ -149,6 +149,7 @@ def agreed(events: Sequence[Event], *, alias: bool = False) -> dict[str, Any]:
 def as_the_sdk_knows_it(frame: dict[str, Any]) -> dict[str, Any]:
     """The frame without what the contract has beyond the SDK's closed lists of codes, reasons and shapes."""
     frame = json.loads(json.dumps(frame))
+    frame["type"] = frame["type"].replace(".mcp_call.arguments.", ".mcp_call_arguments.")
     response = frame.get("response", {})
     if response.get("error"):
         response["error"]["code"] = "server_error"
@@ -558,6 +559,20 @@ def test_too_many_model_calls_is_incomplete_and_on_the_alias_completed() -> None
     assert alias["type"] == "response.completed"
     assert alias["response"]["completed_at"] == AT // SECOND
     assert done(told(events))[0]["status"] == "completed"
+
+
+def test_the_llama_stack_path_names_the_response_and_the_arguments_as_its_client_does() -> None:
+    from llama_stack_client.types.response_object_stream import ResponseObjectStream
+
+    events = [START, ASK, *text("Hi"), *hosted_call("call_a", "{}"), CALLED, answer("call_a"), ASK, STOP, END]
+    frames = told(events, alias=True)
+    assert {"mcp_call.arguments.delta", "mcp_call.arguments.done"} <= set(kinds(frames))
+    assert all(
+        frame["response_id"] == TURN for kind in ("added", "done") for frame in of(frames, f"output_item.{kind}")
+    )
+    client_types: TypeAdapter[Any] = TypeAdapter(ResponseObjectStream)
+    for frame in [*of(frames, "mcp_call.arguments.delta"), *of(frames, "mcp_call.arguments.done")]:
+        assert client_types.validate_python(frame).type == frame["type"]
 
 
 @pytest.mark.parametrize(

@@ -74,9 +74,22 @@ from turnloom.wire.responses_api.writers import (
 PAD_CHARACTERS = 16
 """Deltas are padded to a multiple of this, so that their length on the wire does not tell the words."""
 
+ALIAS_TYPES = {
+    "response.mcp_call_arguments.delta": "response.mcp_call.arguments.delta",
+    "response.mcp_call_arguments.done": "response.mcp_call.arguments.done",
+}
+"""Event types that have another name on the llama-stack path."""
+
+TYPES_WITH_RESPONSE_ID = frozenset(
+    f"response.{part}.{verb}" for part in ("output_item", "content_part") for verb in ("added", "done")
+)
+"""Event types that carry a `response_id` on the llama-stack path."""
+
 
 class ResponseEncoder:
-    """Encodes one turn. `alias` says that the reader came by the llama-stack path, which pads no deltas.
+    """Encodes one turn. `alias` says that the reader came by the llama-stack path.
+
+    That path pads no deltas, names some events differently and repeats the response's id in others.
 
     `chance` gives random bytes for the padding; `seal` seals a text for the owner, the same text always the same way.
     """
@@ -114,7 +127,15 @@ class ResponseEncoder:
             self._number += 1
             if self._chance is not None and "delta" in told:
                 told["obfuscation"] = _padding(told["delta"], self._chance)
+            if self._alias:
+                self._adapt_to_alias(told)
         return frames
+
+    def _adapt_to_alias(self, event: Frame) -> None:
+        kind = event["type"]
+        event["type"] = ALIAS_TYPES.get(kind, kind)
+        if kind in TYPES_WITH_RESPONSE_ID:
+            event["response_id"] = self._id
 
     def _frames(self, event: Event) -> list[Frame]:
         match event:
