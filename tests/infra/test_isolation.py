@@ -280,7 +280,15 @@ LISTS = (
 )
 """What is in them is the stranger's own, and everybody's."""
 
-EVERYBODYS = ("/v1/providers", "/v1/providers/{provider_id}", "/v1/health", "/v1/version", "/v1/inspect/routes")
+EVERYBODYS = (
+    "/v1/providers",
+    "/v1/providers/{provider_id}",
+    "/v1/shields",
+    "/v1/shields/{shield_id+}",
+    "/v1/health",
+    "/v1/version",
+    "/v1/inspect/routes",
+)
 """What is the same for all."""
 
 CHOSEN = ("/v1/models", "/v1/toolgroups", "/v1/agents")
@@ -328,9 +336,9 @@ def test_a_list_cannot_be_begun_at_what_somebody_else_has(path: str, name: str, 
 
 @pytest.mark.parametrize("path", EVERYBODYS)
 def test_what_is_everybodys_tells_of_nobody(path: str, house: House) -> None:
-    asked = path.format(provider_id="upstream")
+    asked = path.replace("{provider_id}", "upstream").replace("{shield_id+}", "llama-guard")
     answers = [http.get(asked) for http in (house.owner, house.stranger)]
-    assert answers[0].status_code == 200
+    assert answers[0].status_code == answers[1].status_code == (404 if "shield_id" in path else 200)
     assert answers[0].text == answers[1].text and MARK not in answers[0].text
 
 

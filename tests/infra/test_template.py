@@ -73,6 +73,8 @@ GET    /v1/openai/v1/models                                                model
 GET    /v1/openai/v1/models/{model_id+}                                    models
 GET    /v1/providers                                                       providers
 GET    /v1/providers/{provider_id}                                         providers
+GET    /v1/shields                                                         shields
+GET    /v1/shields/{shield_id+}                                            shields
 GET    /v1/health                                                          inspect
 GET    /v1/version                                                         inspect
 GET    /v1/inspect/routes                                                  inspect

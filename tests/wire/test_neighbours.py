@@ -40,18 +40,6 @@ SCHEMA = {
     },
     "required": ["text"],
 }
-MINILM = {
-    "id": "all-MiniLM-L6-v2",
-    "object": "model",
-    "created": 0,
-    "owned_by": "turnloom",
-    "identifier": "all-MiniLM-L6-v2",
-    "provider_resource_id": "all-MiniLM-L6-v2",
-    "provider_id": "embeddings",
-    "type": "model",
-    "metadata": {"embedding_dimension": 384},
-    "model_type": "embedding",
-}
 
 
 class Tools(FakeTools):
@@ -313,7 +301,7 @@ def test_a_tool_that_fails_is_200_with_the_error_fields(http: TestClient) -> Non
 # --- models
 
 
-def test_models_are_the_upstreams_the_registered_and_the_one_for_embeddings(home: House, http: TestClient) -> None:
+def test_models_are_those_of_the_upstream_and_the_registered_ones(home: House, http: TestClient) -> None:
     body = {"model_id": "guard", "provider_model_id": "meta/guard", "provider_id": "vllm", "metadata": {"a": 1}}
     registered = {
         "id": "guard",
@@ -328,9 +316,8 @@ def test_models_are_the_upstreams_the_registered_and_the_one_for_embeddings(home
         "model_type": "llm",
     }
     assert [http.post("/v1/models", json=body).json() for _ in range(2)] == [registered, registered]
-    assert found(http, "/v1/models") == ["scripted", "meta/llama:8b", "all-MiniLM-L6-v2", "guard"]
+    assert found(http, "/v1/models") == ["scripted", "meta/llama:8b", "guard"]
     assert http.get("/v1/models/guard").json() == registered
-    assert http.get("/v1/models/all-MiniLM-L6-v2").json() == MINILM
     assert http.get("/v1/models/meta/llama:8b").json()["provider_resource_id"] == "meta/llama:8b"
 
 
@@ -343,9 +330,8 @@ def test_a_registered_model_stands_in_for_the_upstreams_until_it_is_deleted(http
     assert http.get("/v1/models/meta/llama:8b").json()["metadata"] == {}
 
 
-@pytest.mark.parametrize("identifier", ["meta/llama:8b", "all-MiniLM-L6-v2"])
-def test_models_that_were_not_registered_cannot_be_deleted(http: TestClient, identifier: str) -> None:
-    refused(http.delete(f"/v1/models/{identifier}"), 400, "invalid_request")
+def test_models_that_were_not_registered_cannot_be_deleted(http: TestClient) -> None:
+    refused(http.delete("/v1/models/meta/llama:8b"), 400, "invalid_request")
 
 
 def test_unknown_models_are_404(http: TestClient) -> None:
@@ -360,13 +346,6 @@ def test_an_embedding_model_needs_its_dimension(http: TestClient, metadata: Any)
     assert "embedding_dimension" in refused(http.post("/v1/models", json=body), 400, "invalid_request")
     body["metadata"] = {"embedding_dimension": 768}
     assert http.post("/v1/models", json=body).json()["metadata"] == {"embedding_dimension": 768}
-
-
-def test_the_builtin_model_may_be_registered_as_it_is_and_not_otherwise(http: TestClient) -> None:
-    body = {"model_id": "all-MiniLM-L6-v2", "model_type": "embedding", "metadata": {"embedding_dimension": 384}}
-    assert http.post("/v1/models", json=body).json() == MINILM
-    refused(http.post("/v1/models", json={"model_id": "all-MiniLM-L6-v2"}), 400, "invalid_request")
-    assert found(http, "/v1/models").count("all-MiniLM-L6-v2") == 1
 
 
 @pytest.mark.parametrize(
@@ -394,12 +373,37 @@ def test_an_upstream_that_does_not_list_its_models_is_not_the_callers_fault(
 
 def test_every_api_has_a_provider_that_is_found_by_its_id(http: TestClient) -> None:
     providers = http.get("/v1/providers").json()["data"]
-    apis = {"inference", "vector_io", "safety", "tool_runtime", "agents", "files"}
-    assert {provider["api"] for provider in providers} == apis
+    assert {provider["api"] for provider in providers} == {"inference", "tool_runtime", "agents"}
     for provider in providers:
         assert (provider["config"], provider["health"]) == ({}, {"status": "OK"})
         assert http.get(f"/v1/providers/{provider['provider_id']}").json() == provider
     refused(http.get("/v1/providers/nobody"), 404, "provider_not_found")
+
+
+@pytest.mark.parametrize(
+    ("failure", "health"),
+    [
+        (UpstreamBroken("It is down."), {"status": "Error", "message": "It is down."}),
+        (UpstreamTimeout("It is slow."), {"status": "Error", "message": "It is slow."}),
+        (
+            UpstreamRejected("No such key.", code="upstream_authentication_error"),
+            {"status": "Error", "message": "No such key."},
+        ),
+        (UpstreamRejected("No such path.", code="model_not_found"), {"status": "OK"}),
+    ],
+)
+def test_the_upstream_provider_has_the_health_of_the_upstream(
+    home: House, http: TestClient, failure: Exception, health: dict[str, str]
+) -> None:
+    assert isinstance(home.model, Upstream)
+    home.model.failure = failure
+    assert http.get("/v1/providers/upstream").json()["health"] == health
+    assert http.get("/v1/providers/builtin").json()["health"] == {"status": "OK"}
+
+
+def test_there_are_no_shields_yet(http: TestClient) -> None:
+    assert http.get("/v1/shields").json() == {"data": []}
+    refused(http.get("/v1/shields/llama-guard"), 404, "shield_not_found")
 
 
 def test_groups_and_models_name_providers_that_exist(http: TestClient) -> None:
@@ -421,7 +425,7 @@ def test_every_route_that_is_deployed_is_told(http: TestClient) -> None:
     assert sorted((route["method"], route["route"]) for route in routes) == sorted(deployed)
     assert told["POST", "/v1/agents"] == ["inline::turnloom"]
     assert told["GET", "/v1/responses/{response_id}"] == ["inline::turnloom"]
-    assert told["DELETE", "/v1/models/{model_id}"] == ["remote::openai", "inline::embeddings"]
+    assert told["DELETE", "/v1/models/{model_id}"] == ["remote::openai"]
     assert told["GET", "/v1/health"] == []
 
 
@@ -489,6 +493,7 @@ def test_llama_stack_client_reads_models_providers_and_the_server(url: str) -> N
             client.models.retrieve("e5")
         assert client.providers.retrieve("builtin").api == "tool_runtime"
         assert {provider.api for provider in client.providers.list()} >= {"inference", "agents"}
+        assert client.shields.list() == []
         assert client.inspect.health().status == "OK"
         assert client.inspect.version().version == "0.2.20"
         assert "/v1/tools" in {route.route for route in client.routes.list()}
@@ -497,7 +502,7 @@ def test_llama_stack_client_reads_models_providers_and_the_server(url: str) -> N
 @pytest.mark.parametrize("path", ["/v1", "/v1/openai/v1"])
 def test_openai_client_lists_and_reads_models(url: str, path: str) -> None:
     with openai.OpenAI(base_url=f"{url}{path}", api_key="none", max_retries=0) as client:
-        assert [model.id for model in client.models.list()] == ["scripted", "meta/llama:8b", "all-MiniLM-L6-v2"]
+        assert [model.id for model in client.models.list()] == ["scripted", "meta/llama:8b"]
         model = client.models.retrieve("scripted")
         assert (model.created, model.owned_by, model.object) == (1_700_000_000, "me", "model")
         with pytest.raises(openai.NotFoundError) as failure:

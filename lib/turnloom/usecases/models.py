@@ -1,4 +1,4 @@
-"""Models: the upstream's, those that an owner registered beside them, and the one for embeddings that is built in."""
+"""Models: the upstream's, and those that an owner registered beside them."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
-from turnloom.domain.errors import InvalidRequest, NotFound, UpstreamBroken, UpstreamRejected
+from turnloom.domain.errors import InvalidRequest, NotFound, UpstreamBroken, UpstreamError, UpstreamRejected
 from turnloom.domain.message import JSON
 from turnloom.usecases.services import Services
 
 UPSTREAM = "upstream"
-EMBEDDINGS = "embeddings"
+HEALTH_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +28,25 @@ class Model:
     owned_by: str = ""
 
 
-BUILTIN = Model(
-    identifier="all-MiniLM-L6-v2",
-    provider_id=EMBEDDINGS,
-    provider_resource_id="all-MiniLM-L6-v2",
-    model_type="embedding",
-    metadata={"embedding_dimension": 384},
-    owned_by="turnloom",
-)
+@dataclass(frozen=True, slots=True)
+class Health:
+    """Whether a provider answers; `fault` says in one sentence why it does not."""
+
+    fault: str | None = None
+
+
+async def upstream_health(services: Services) -> Health:
+    """Ask the upstream for its models within `HEALTH_SECONDS`; one that answers, but lists none, is well."""
+    try:
+        async with asyncio.timeout(HEALTH_SECONDS):
+            await services.engine.world.model.models()
+    except TimeoutError:
+        return Health(f"The model endpoint did not answer within {HEALTH_SECONDS:g} seconds.")
+    except UpstreamRejected as refusal:
+        return Health(refusal.message if refusal.code == "upstream_authentication_error" else None)
+    except UpstreamError as failure:
+        return Health(failure.message)
+    return Health()
 
 
 async def list_models(services: Services, owner: str) -> list[Model]:
@@ -44,13 +55,11 @@ async def list_models(services: Services, owner: str) -> list[Model]:
     Raises UpstreamError when the upstream does not say what it has.
     """
     upstream, registered = await asyncio.gather(_upstream(services), _registered(services, owner))
-    return list({**upstream, BUILTIN.identifier: BUILTIN, **registered}.values())
+    return list({**upstream, **registered}.values())
 
 
 async def get_model(services: Services, owner: str, identifier: str) -> Model:
     """The model of this id; the upstream is asked only for what is known nowhere else. Raises NotFound."""
-    if identifier == BUILTIN.identifier:
-        return BUILTIN
     found = (await _registered(services, owner)).get(identifier)
     found = found or (await _upstream(services)).get(identifier)
     if found is None:
@@ -63,16 +72,12 @@ async def register_model(services: Services, owner: str, model: Model) -> Model:
     dimension = model.metadata.get("embedding_dimension")
     if model.model_type == "embedding" and (type(dimension) is not int or dimension < 1):
         raise InvalidRequest("An embedding model needs metadata.embedding_dimension, a positive integer")
-    if model.identifier == BUILTIN.identifier:
-        if (model.model_type, dimension) != (BUILTIN.model_type, BUILTIN.metadata["embedding_dimension"]):
-            raise InvalidRequest(f"Model '{model.identifier}' is built in and cannot be replaced")
-        return BUILTIN
     await services.registry.put_model(owner, model.identifier, asdict(model))
     return model
 
 
 async def delete_model(services: Services, owner: str, identifier: str) -> None:
-    """Forget a registered model; raises NotFound, or InvalidRequest when it is built in or the upstream's."""
+    """Forget a registered model; raises NotFound, or InvalidRequest when it is the upstream's."""
     if identifier in await _registered(services, owner):
         await services.registry.delete_model(owner, identifier)
         return

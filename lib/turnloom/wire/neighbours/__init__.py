@@ -8,12 +8,13 @@ from fastapi import FastAPI
 
 from turnloom.usecases.services import Services
 from turnloom.wire.app import application, envelope
-from turnloom.wire.neighbours import inspect, model_registry, providers, tool_runtime, toolgroups, tools
+from turnloom.wire.neighbours import inspect, model_registry, providers, shields, tool_runtime, toolgroups, tools
 
 ROUTES = (
     *model_registry.ROUTES,
     *providers.ROUTES,
     *inspect.ROUTES,
+    *shields.ROUTES,
     *toolgroups.ROUTES,
     *tools.ROUTES,
     *tool_runtime.ROUTES,

@@ -18,6 +18,7 @@ _API = {
     "tools": "tool_runtime",
     "tool_runtime": "tool_runtime",
     "providers": "providers",
+    "shields": "safety",
     "inspect": "inspect",
 }
 """The API that a function belongs to; what is not here is a method of agents, responses or conversations."""
