@@ -89,3 +89,10 @@ def test_json_must_be_sent_as_json(api: Agents, content_type: str | None) -> Non
 
 def test_a_body_that_is_missing_is_told_to_be_missing(api: Agents) -> None:
     assert errors(api.http.post("/v1/agents")) == [("body", "missing")]
+
+
+@pytest.mark.parametrize(("config", "fault"), [({}, "missing"), ({"instructions": None}, "string_type")])
+def test_an_agent_needs_instructions(api: Agents, config: dict[str, Any], fault: str) -> None:
+    answer = api.http.post("/v1/agents", json={"agent_config": {"model": "m", **config}})
+    assert errors(answer) == [("body", "agent_config", "instructions", fault)]
+    assert api.http.get("/v1/agents").json()["data"] == []

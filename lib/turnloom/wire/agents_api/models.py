@@ -136,7 +136,7 @@ class JsonSchemaFormat(Body):
 
 class AgentConfig(Body):
     model: str
-    instructions: Annotated[str, _default_if_null("")] = ""
+    instructions: str
     name: str | None = None
     sampling_params: SamplingParams | None = SamplingParams()
     input_shields: Annotated[list[str], BeforeValidator(_empty_if_null)] = []
