@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from turnloom.wire.app import MAX_BODY_BYTES
+from turnloom.wire.body import MAX_BODY_BYTES
 from turnloom.wire.problems import agents_envelope, responses_envelope
 
 # What API Gateway refuses by itself: the domain's word for it, the headers that say whether to try again.

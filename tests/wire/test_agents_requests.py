@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
+import zlib
 from typing import Any
 
 import pytest
 
 from tests.wire.conftest import Agents
-from turnloom.wire.body import MOST_VALUES
+from turnloom.wire.body import MAX_BODY_BYTES, MOST_VALUES
 
 
 def errors(answer: Any) -> list[tuple[str, ...]]:
@@ -96,3 +98,43 @@ def test_an_agent_needs_instructions(api: Agents, config: dict[str, Any], fault:
     answer = api.http.post("/v1/agents", json={"agent_config": {"model": "m", **config}})
     assert errors(answer) == [("body", "agent_config", "instructions", fault)]
     assert api.http.get("/v1/agents").json()["data"] == []
+
+
+AGENT = b'{"agent_config": {"model": "m", "instructions": "Be brief."}}'
+RESPONSE = b'{"model": "m", "input": "Hi"}'
+
+
+def compressed(content: bytes, coding: str) -> bytes:
+    return gzip.compress(content) if coding == "gzip" else zlib.compress(content)
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate"])
+@pytest.mark.parametrize(("path", "content"), [("/v1/agents", AGENT), ("/v1/responses", RESPONSE)])
+def test_a_compressed_body_is_read(api: Agents, coding: str, path: str, content: bytes) -> None:
+    api.house.model.says("Hello.")
+    headers = {"content-type": "application/json", "content-encoding": coding}
+    assert api.http.post(path, content=compressed(content, coding), headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/v1/agents", "/v1/responses"])
+@pytest.mark.parametrize(
+    ("coding", "content", "status"),
+    [
+        ("zstd", b"x", 415),
+        ("br", b"x", 415),
+        ("gzip, br", b"x", 415),
+        ("gzip", AGENT, 400),
+        ("gzip", gzip.compress(AGENT)[:-4], 400),
+        ("gzip", gzip.compress(AGENT) + b"x", 400),
+        ("deflate", b"x", 400),
+        ("gzip", gzip.compress(b" " * (MAX_BODY_BYTES + 1)), 413),
+    ],
+)
+def test_a_body_that_cannot_be_decoded_is_refused_by_its_coding(
+    api: Agents, path: str, coding: str, content: bytes, status: int
+) -> None:
+    headers = {"content-type": "application/json", "content-encoding": coding}
+    answer = api.http.post(path, content=content, headers=headers)
+    assert answer.status_code == status, answer.text
+    message = answer.json()["error"]["message"]
+    assert status == 413 or coding.rpartition(", ")[2] in message

@@ -9,7 +9,8 @@ from starlette.testclient import TestClient
 
 from turnloom.usecases.services import Services
 from turnloom.wire.agents_api.routes import agents_app
-from turnloom.wire.app import MAX_BODY_BYTES, share
+from turnloom.wire.app import share
+from turnloom.wire.body import MAX_BODY_BYTES
 
 OURS, ALSO_OURS, THEIRS = "https://a.example", "http://localhost:3000", "https://b.example"
 READ = "access-control-allow-origin"

@@ -5,6 +5,7 @@
     │   ├── InvalidRequest   a value is missing, malformed, out of range or refers to nothing usable
     │   ├── NotFound         no such object for this owner
     │   ├── TooLarge         more bytes than the platform takes
+    │   ├── UnsupportedEncoding  a content coding that is not decoded here
     │   ├── Unauthenticated  a credential (ours, or one for an MCP server) was refused
     │   └── NotAwaiting      the turn is in no state to take what was sent
     ├── Busy                 another turn holds the session; a retry may help
@@ -72,6 +73,10 @@ class NotFound(CallerError):
 
 class TooLarge(CallerError):
     code = "payload_too_large"
+
+
+class UnsupportedEncoding(CallerError):
+    code = "unsupported_content_encoding"
 
 
 class Unauthenticated(CallerError):

@@ -39,14 +39,11 @@ from turnloom.usecases.callers import Caller
 from turnloom.usecases.services import Services
 from turnloom.usecases.trail import begin, mark_of, note
 from turnloom.wire.authorizer import REFUSAL
-from turnloom.wire.body import json_object
+from turnloom.wire.body import MAX_BODY_BYTES, decode_body, json_object
 from turnloom.wire.json_text import JSONAnswer
 from turnloom.wire.problems import agents_envelope, headers_of, status_of
 
 logger = logging.getLogger(__name__)
-
-MAX_BODY_BYTES = 6 * 1024 * 1024
-"""What Lambda takes. There the body is part of an event, so a little less fits; the gateway says the same 413."""
 
 RETRY_SECONDS = 5
 """How long a client is asked to wait for a store that is unavailable."""
@@ -179,7 +176,20 @@ def envelope(_request: Request, problem: Problem) -> JSONAnswer:
 
 
 class StrictRequest(Request):
-    """A request whose JSON can be stored and sent on. Reading it raises InvalidBody."""
+    """A request whose body is decoded, and whose JSON can be stored and sent on.
+
+    Reading it raises InvalidBody, UnsupportedEncoding or TooLarge.
+    """
+
+    _decoded: bytes | None = None
+
+    async def body(self) -> bytes:
+        if self._decoded is None:
+            try:
+                self._decoded = decode_body(await super().body(), self.headers.get("content-encoding", ""))
+            except InvalidRequest as problem:
+                raise InvalidBody(problem.message) from None
+        return self._decoded
 
     async def json(self) -> Any:
         try:

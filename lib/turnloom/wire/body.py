@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import json
 import math
+import zlib
 from collections.abc import Iterable
 from typing import Any, NoReturn
 
 from pydantic import BaseModel, ConfigDict
 
-from turnloom.domain.errors import InvalidRequest
+from turnloom.domain.errors import InvalidRequest, TooLarge, UnsupportedEncoding
 from turnloom.domain.message import JSON
 
 JSONObject = dict[str, Any]
+
+MAX_BODY_BYTES = 6 * 1024 * 1024
+"""What Lambda takes. There the body is part of an event, so a little less fits; the gateway says the same 413."""
+
+_ZLIB_FORMATS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
+"""The content codings that are decoded, each with zlib's number for its format (RFC 9110, section 8.4.1)."""
 
 MOST_LEVELS = 100
 """How deep a body may be nested; what reads it later calls itself once or twice per level."""
@@ -25,6 +32,35 @@ class Body(BaseModel):
     """A JSON object whose unknown fields are ignored: newer clients may send more."""
 
     model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
+
+
+def decode_body(body: bytes, content_encoding: str) -> bytes:
+    """The body without its content codings.
+
+    Raises UnsupportedEncoding for a coding that is not decoded, InvalidRequest for one whose data is broken, TooLarge
+    as soon as more than `MAX_BODY_BYTES` come out of it.
+    """
+    codings = [coding.strip().lower() for coding in content_encoding.split(",")]
+    for coding in reversed(codings):
+        if coding not in ("", "identity"):
+            body = _decode(body, coding)
+    return body
+
+
+def _decode(body: bytes, coding: str) -> bytes:
+    if coding not in _ZLIB_FORMATS:
+        supported = ", ".join(_ZLIB_FORMATS)
+        raise UnsupportedEncoding(f"The content-encoding '{coding}' is not supported; {supported} are.")
+    decoder = zlib.decompressobj(_ZLIB_FORMATS[coding])
+    try:
+        content = decoder.decompress(body, MAX_BODY_BYTES + 1)
+    except zlib.error:
+        raise InvalidRequest(f"The body of the request is not valid {coding} data.") from None
+    if len(content) > MAX_BODY_BYTES:
+        raise TooLarge(f"The request body is larger than {MAX_BODY_BYTES} bytes when it is decoded")
+    if not decoder.eof or decoder.unused_data:
+        raise InvalidRequest(f"The body of the request is not valid {coding} data.")
+    return content
 
 
 def json_object(body: bytes, where: str = "The body of the request") -> JSONObject:

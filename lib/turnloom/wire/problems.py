@@ -40,6 +40,7 @@ _STATUS: dict[str, int] = {
     "idempotency_key_in_use": 409,
     "idempotency_key_reused": 422,
     "payload_too_large": 413,
+    "unsupported_content_encoding": 415,
     "mcp_server_unavailable": 424,
     "rate_limited": 429,
     "insufficient_quota": 429,
