@@ -261,9 +261,9 @@ def test_the_transcript_puts_an_output_behind_its_call_in_the_turn_before() -> N
     assert list(transcript(Spec("m", "Be brief."), [parent], turn, RESPONSES)) == [
         SystemMessage("Be brief."),
         UserMessage("x"),
+        UserMessage("well?"),
         AssistantMessage(calls=(F,)),
         ToolMessage("c", "found", "f"),
-        UserMessage("well?"),
     ]
 
 

@@ -71,7 +71,7 @@ def call(call_id: str = "c") -> Item:
     return {"type": "function_call", "call_id": call_id, "name": "f", "arguments": "{}"}
 
 
-def output(text: str, call_id: str = "c") -> Item:
+def output(text: Any, call_id: str = "c") -> Item:
     return {"type": "function_call_output", "call_id": call_id, "output": text}
 
 
@@ -97,7 +97,7 @@ def test_calls_of_one_id_in_different_messages_each_have_their_own_result() -> N
 
 def test_calls_of_one_id_in_one_message_have_its_results_in_order() -> None:
     assert seen(call(), call(), output("one"), output("two")) == ["call c", "call c", "= one", "= two"]
-    assert seen(call(), said("?"), call(), output("one"), output("two")) == ["call c", "= one", "?", "call c", "= two"]
+    assert seen(call(), said("?"), call(), output("one"), output("two")) == ["?", "call c", "= one", "call c", "= two"]
 
 
 def test_a_result_is_for_the_newest_call_of_its_id() -> None:
@@ -115,7 +115,31 @@ def test_an_allowed_call_has_its_result_although_its_id_comes_again() -> None:
     asked = {"type": "mcp_approval_request", "id": "c", "server_label": "s", "name": "f", "arguments": "{}"}
     made = {"type": "mcp_call", "id": "x", "server_label": "s", "name": "f", "arguments": "{}", "output": "one"}
     told = seen(asked, said("ok"), {**made, "approval_request_id": "c"}, said("2"), asked)
-    assert told == ["call c", "= one", "ok", "2", "call c", f"= {NOT_ALLOWED}"]
+    assert told == ["ok", "call c", "= one", "2", "call c", f"= {NOT_ALLOWED}"]
+
+
+def test_a_call_moves_down_to_its_result_so_that_the_newest_message_stays_the_newest() -> None:
+    assert seen(said("1"), call(), said("2"), output("one")) == ["1", "2", "call c", "= one"]
+    earlier = Turn("resp_a", "completed", input=(said("1"), call()))
+    assert seen(said("2"), output("one"), history=(earlier,)) == ["1", "2", "call c", "= one"]
+
+
+def test_the_calls_of_one_message_move_down_together_to_the_last_of_their_results() -> None:
+    items = (call("a"), call("b"), output("one", "a"), said("?"), output("two", "b"), said("!"))
+    assert seen(*items) == ["?", "call a", "call b", "= one", "= two", "!"]
+    assert seen(call("a"), output("one", "a"), said("?")) == ["call a", "= one", "?"]
+
+
+def test_an_image_in_a_result_stays_behind_it_when_its_call_moves() -> None:
+    image = {"type": "input_image", "image_url": "https://x/y.png"}
+    items = (call("a"), call("b"), said("?"), output([image], "a"), output("two", "b"))
+    assert [text[:20] for text in seen(*items)] == ["?", "call a", "call b", "= ", "= two", "(TextPart(text='Part"]
+    unmoved = (call("a"), call("b"), output([image], "a"), output("two", "b"))
+    assert [text[:20] for text in seen(*unmoved)] == ["call a", "call b", "= ", "= two", "(TextPart(text='Part"]
+
+
+def test_a_call_that_is_answered_before_and_after_it_was_made_stays_where_it_is() -> None:
+    assert seen(output("one"), said("?"), call()) == ["?", "call c", "= one"]
 
 
 def test_a_result_before_its_call_stands_behind_it() -> None:

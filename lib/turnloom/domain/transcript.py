@@ -240,21 +240,75 @@ def _insert_context(text: str, messages: list[Message]) -> None:
 
 
 def _arranged(messages: Sequence[Message], names: Names) -> Iterator[Message]:
-    """Put every tool message behind its call, answer the calls that have none, and retell results without a call."""
+    """Put every call beside its results, answer the calls that have none, and retell results without a call.
+
+    A message with calls moves down to the last of its results if anything else stands between them, so that what is
+    newest in the conversation stays the newest.
+    """
     matched = _matched(messages)
-    for place, message in enumerate(messages):
+    parts = _parts_of_results(messages)
+    moved = _moved(messages, matched, parts)
+    elsewhere = {*moved.values(), *(part for places in parts.values() for part in places)}
+    for place in range(len(messages)):
+        origin = moved.get(place, place)
+        message = messages[origin]
         match message:
+            case _ if origin in elsewhere and origin == place:
+                continue
             case AssistantMessage():
-                yield _with_names(message, names)
-                for number, call in enumerate(message.calls):
-                    yield _answer(call, messages, matched.results.get((place, number)))
+                yield from _with_results(message, origin, messages, matched, parts, names)
             case ToolMessage():
                 if place in matched.orphans:
                     yield UserMessage(f"Result of {message.name or 'a tool'}: {message.content}")
+                    yield from (messages[part] for part in parts.get(place, ()))
             case SystemMessage() | UserMessage():
                 yield message
             case _:
                 assert_never(message)
+
+
+def _parts_of_results(messages: Sequence[Message]) -> dict[int, list[int]]:
+    """For the place of a result the places of the messages that hold the rest of it, which stand right behind it."""
+    parts: dict[int, list[int]] = {}
+    result: int | None = None
+    for place, message in enumerate(messages):
+        if isinstance(message, ToolMessage):
+            result = place
+        elif result is not None and isinstance(message, UserMessage) and not begins_exchange(message):
+            parts.setdefault(result, []).append(place)
+        else:
+            result = None
+    return parts
+
+
+def _moved(messages: Sequence[Message], matched: _Matched, parts: Mapping[int, Sequence[int]]) -> dict[int, int]:
+    """For the places that messages with calls move down to, where these stand now."""
+    moved: dict[int, int] = {}
+    for place, message in enumerate(messages):
+        if not isinstance(message, AssistantMessage) or not message.calls:
+            continue
+        results = [found for n in range(len(message.calls)) if (found := matched.results.get((place, n))) is not None]
+        last = max(results, default=place)
+        own = sum(1 + len(parts.get(result, ())) for result in results if place < result < last)
+        if last - place - 1 > own:
+            moved[last] = place
+    return moved
+
+
+def _with_results(
+    message: AssistantMessage,
+    place: int,
+    messages: Sequence[Message],
+    matched: _Matched,
+    parts: Mapping[int, Sequence[int]],
+    names: Names,
+) -> Iterator[Message]:
+    """The message, the results of its calls in the order of the calls, then what these could not hold."""
+    yield _with_names(message, names)
+    results = [matched.results.get((place, number)) for number in range(len(message.calls))]
+    for call, result in zip(message.calls, results, strict=True):
+        yield _answer(call, messages, result)
+    yield from (messages[part] for result in results if result is not None for part in parts.get(result, ()))
 
 
 def _with_names(message: AssistantMessage, names: Names) -> AssistantMessage:
