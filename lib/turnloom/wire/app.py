@@ -171,7 +171,7 @@ def _are_headers(given: object) -> bool:
 
 def envelope(_request: Request, problem: Problem) -> JSONAnswer:
     """A failure as the Agents API and its neighbours tell it."""
-    body = agents_envelope(problem.code, problem.message, problem.extra)
+    body = agents_envelope(problem.code, problem.message, problem.extra, param=problem.param)
     return JSONAnswer(body, status_of(problem.code), headers_of(problem))
 
 

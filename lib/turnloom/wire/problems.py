@@ -75,7 +75,9 @@ def agents_code(code: str) -> str:
     return _AGENTS_CODE.get(code, code)
 
 
-def agents_envelope(code: str, message: str, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def agents_envelope(
+    code: str, message: str, extra: Mapping[str, Any] | None = None, *, param: str | None = None
+) -> dict[str, Any]:
     """An error as the Agents API writes it: for its own clients, its specification, and the openai client at once."""
     status = status_of(code)
     shown = {name: value for name, value in (extra or {}).items() if name not in _UNSHOWN}
@@ -83,7 +85,13 @@ def agents_envelope(code: str, message: str, extra: Mapping[str, Any] | None = N
         "status": status,
         "title": HTTPStatus(status).phrase,
         "detail": message,
-        "error": {"message": message, "code": agents_code(code), **shown},
+        "error": {
+            "message": message,
+            "type": _error_type(status),
+            "param": param,
+            "code": agents_code(code),
+            **shown,
+        },
     }
 
 
@@ -125,14 +133,14 @@ def responses_envelope(
     status = responses_status(code, alias=alias)
     error = {
         "message": message,
-        "type": _responses_type(status),
+        "type": _error_type(status),
         "param": param or _RESPONSES_PARAM.get(code),
         "code": _RESPONSES_CODE.get(code, code) or upstream_code,
     }
     return {"error": error, "detail": message} if alias else {"error": error}
 
 
-def _responses_type(status: int) -> str:
+def _error_type(status: int) -> str:
     if status == HTTPStatus.TOO_MANY_REQUESTS:
         return "rate_limit_error"
     return "server_error" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid_request_error"

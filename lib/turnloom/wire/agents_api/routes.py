@@ -196,7 +196,7 @@ async def _told(reading: Reading, *, stream: bool, after: int = 0) -> Response:
         return turn_json(record, turn)
 
     def failed(problem: Problem) -> JSON:
-        return agents_envelope(problem.code, problem.message, problem.extra)
+        return agents_envelope(problem.code, problem.message, problem.extra, param=problem.param)
 
     return await patiently(reading.run.settled(), in_time, lambda turn: turn_json(record, turn), failed)
 
