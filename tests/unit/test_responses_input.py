@@ -290,6 +290,20 @@ def test_an_output_needs_a_call_somewhere_in_the_context() -> None:
     assert raised.value.param == "input"
 
 
+def test_an_output_without_a_call_id_is_the_result_of_the_tool_it_names() -> None:
+    result = {"type": "function_call_output", "name": "f", "output": "found"}
+    check_calls([], [result])
+    turn = Turn("resp_a", input=(message("user", "x"), result))
+    assert list(transcript(Spec("m"), [], turn, RESPONSES)) == [UserMessage("x"), UserMessage("Result of f: found")]
+
+
+def test_a_call_that_is_async_may_stay_open() -> None:
+    check_calls([], [{**call("c"), "async": True}])
+    asked = Inference(1, (Call("c", "f", "client", None, "{}"),), 2, "tool_calls")
+    settings = {"tools": [{"type": "function", "name": "f", "async": True}]}
+    check_calls([Turn("resp_a", "completed", settings=settings, steps=(asked,))], [message("user", "x")])
+
+
 def test_a_call_needs_an_output_before_the_model_is_asked() -> None:
     for history, items in (([turn_with(ASKED)], [message("user", "x")]), ([], [call("c"), message("user", "x")])):
         with pytest.raises(InvalidRequest) as raised:

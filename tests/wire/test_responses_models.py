@@ -406,12 +406,12 @@ def test_an_approval_that_cannot_be_understood_is_refused(policy: Any, code: str
 def test_custom_tools_are_kept_without_what_is_unknown() -> None:
     grammar = {"type": "grammar", "syntax": "lark", "definition": "start: /a/"}
     given: list[Any] = [
-        {"type": "custom", "name": "a", "description": "d", "defer_loading": True, "format": None},
+        {"type": "custom", "name": "a", "description": "d", "defer_loading": True, "format": None, "x": 1},
         {"type": "custom", "name": "b", "format": {"type": "text", "x": 1}},
         {"type": "custom", "name": "c", "format": {**grammar, "x": 1}},
     ]
     assert parsed(tools=given).settings["tools"] == [
-        {"type": "custom", "name": "a", "description": "d"},
+        {"type": "custom", "name": "a", "description": "d", "defer_loading": True},
         {"type": "custom", "name": "b", "format": {"type": "text"}},
         {"type": "custom", "name": "c", "format": grammar},
     ]
@@ -420,7 +420,7 @@ def test_custom_tools_are_kept_without_what_is_unknown() -> None:
 def test_the_tools_of_a_namespace_are_kept_like_others() -> None:
     inner = [{**FUNCTION, "output_schema": {}}, {"type": "custom", "name": "c", "x": 1}, {"type": "turnip", "x": None}]
     given = {"type": "namespace", "name": "crm", "description": "d", "x": 1, "tools": inner}
-    kept = [FUNCTION, {"type": "custom", "name": "c"}, {"type": "turnip", "x": None}]
+    kept = [{**FUNCTION, "output_schema": {}}, {"type": "custom", "name": "c"}, {"type": "turnip", "x": None}]
     tool = {"type": "namespace", "name": "crm", "description": "d", "tools": kept}
     asked = parsed(tools=[given, FUNCTION])
     assert asked.settings["tools"] == [tool, FUNCTION]
@@ -478,13 +478,22 @@ def test_what_is_counted_is_what_would_be_created() -> None:
 @pytest.mark.parametrize(
     ("body", "param"),
     [
-        ({"input": "x"}, "model"),
         ({"model": "m"}, "input"),
         ({"model": "m", "input": "x", "tools": [{}]}, "tools[0].type"),
     ],
 )
 def test_a_count_needs_what_a_response_needs(body: dict[str, Any], param: str) -> None:
     assert problem_of(parse_count, body) == ("missing_required_parameter", param)
+
+
+def test_a_count_needs_no_model() -> None:
+    assert parse_count({"input": "x"}).settings["model"] == "default"
+    assert parse_count({"input": "x", "model": "m"}).settings["model"] == "m"
+
+
+def test_keys_of_a_function_that_mean_nothing_here_are_echoed() -> None:
+    keys = {"async": True, "defer_loading": True, "output_schema": {"type": "object"}, "allowed_callers": ["direct"]}
+    assert parsed(tools=[{**FUNCTION, **keys}]).settings["tools"] == [{**FUNCTION, **keys}]
 
 
 def test_a_compaction_takes_new_items_or_an_earlier_response() -> None:

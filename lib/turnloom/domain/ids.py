@@ -21,7 +21,7 @@ _ALPHABET = "0123456789abcdefghijklmnopqrstuv"
 _VALUES = {letter: value for value, letter in enumerate(_ALPHABET)}
 _RESPONSE = re.compile(r"resp_[0-9a-v]{32}")
 _CONVERSATION = re.compile(r"conv_[0-9a-v]{32}")
-_ITEM = re.compile(r"(?:msg|rs|fc|ctc|mcpl|mcp|mcpr|fs|ws|ci|cmp)_([0-9a-v]{32})([0-9a-v]{4})")
+_ITEM = re.compile(r"(?:msg|rs|fc|ctc|mcpl|mcp|mcpr|fs|ws|ci|cmp|cmpt|adt)_([0-9a-v]{32})([0-9a-v]{4})")
 _ORDINAL_BITS = 32
 _THREAD_BITS = 80
 

@@ -34,6 +34,8 @@ PREFIXES = {
     "web_search_call": "ws",
     "code_interpreter_call": "ci",
     "compaction": "cmp",
+    "compaction_trigger": "cmpt",
+    "additional_tools": "adt",
 }
 
 # What stands in the place of something that was taken out: it tells nothing, and counts as one item.

@@ -81,7 +81,7 @@ def check_calls(history: Iterable[Turn], items: Sequence[JSON]) -> None:
     known = {call_id for notes in noted for call_id in notes.known}
     answered = {call_id for notes in noted for call_id in notes.answered}
     for item in items:
-        if item.get("type") in _CLIENT_OUTPUTS and item["call_id"] not in known:
+        if item.get("type") in _CLIENT_OUTPUTS and "call_id" in item and item["call_id"] not in known:
             _mismatch(f"No tool call found for function call output with call_id {item['call_id']}.")
     for call_id in (call_id for notes in noted for call_id in notes.due if call_id not in answered):
         _mismatch(f"No tool output found for function call {call_id}.")
@@ -251,7 +251,8 @@ class _Reader:
         parts = _output_parts(item.get("output"))
         texts = [part.text for part in parts if isinstance(part, TextPart)]
         others = tuple(part for part in parts if not isinstance(part, TextPart))
-        self.messages.append(ToolMessage(call_id, "\n".join(texts)))
+        name = str(item.get("name", "")) if item["type"] in _CLIENT_OUTPUTS else ""
+        self.messages.append(ToolMessage(call_id, "\n".join(texts), name))
         if others:
             self.messages.append(part_of_result(call_id, others))
 
@@ -272,8 +273,8 @@ def _noted(items: Sequence[Item]) -> _Notes:
     calls = [item for item in items if item.get("type") in _CLIENT_CALLS]
     return _Notes(
         known=tuple(item["call_id"] for item in calls),
-        due=tuple(item["call_id"] for item in calls if item.get("status") != "incomplete"),
-        answered=tuple(item["call_id"] for item in items if item.get("type") in _CLIENT_OUTPUTS),
+        due=tuple(item["call_id"] for item in calls if item.get("status") != "incomplete" and not item.get("async")),
+        answered=tuple(item.get("call_id", "") for item in items if item.get("type") in _CLIENT_OUTPUTS),
     )
 
 
@@ -286,8 +287,13 @@ def _noted_of(turn: Turn) -> _Notes:
     given = _noted(turn.input)
     inferences = [step for step in turn.steps if isinstance(step, Inference)]
     made = tuple(_clients(call for inference in inferences for call in inference.calls))
-    whole = tuple(_clients(call for inference in inferences for call in inference.whole_calls))
-    return _Notes(given.known + made, given.due + whole, given.answered)
+    whole = _clients(call for step in inferences for call in step.whole_calls if call.name not in _async_tools(turn))
+    return _Notes(given.known + made, given.due + tuple(whole), given.answered)
+
+
+def _async_tools(turn: Turn) -> set[str]:
+    """The names of the client's tools whose calls may stay open."""
+    return {tool["name"] for tool in (turn.settings or {}).get("tools", ()) if tool.get("async")}
 
 
 def _clients(calls: Iterable[Call]) -> Iterator[str]:

@@ -136,7 +136,7 @@ def _listed(item: Mapping[str, Any]) -> Item:
         case "reasoning":
             return {"summary": [], **shown}
         case "additional_tools":
-            return {**shown, "tools": [tool_json(tool) for tool in item["tools"]]}
+            return {"role": "developer", **shown, "tools": [tool_json(tool) for tool in item["tools"]]}
         case kind if kind in CALL_OUTPUTS and isinstance(item["output"], list):
             return {**shown, "output": [_without_read(part) for part in item["output"]]}
         case _:

@@ -150,9 +150,13 @@ def fingerprint_of(path: str, body: bytes) -> str:
 
 
 def parse_count(body: Raw, alias: bool = False) -> CreateRequest:
-    """Read the body of a request to count tokens: that of a create request, whose answer goes nowhere."""
+    """Read the body of a request to count tokens: that of a create request, whose answer goes nowhere.
+
+    The model may be left out: an endpoint with one model ignores its name, and others make us estimate.
+    """
     given = _given(body)
-    return parse_create({key: value for key, value in given.items() if key not in _DELIVERY}, alias)
+    counted = {key: value for key, value in given.items() if key not in _DELIVERY}
+    return parse_create({"model": "default", **counted}, alias)
 
 
 def parse_compact(body: Raw) -> CompactRequest:

@@ -33,7 +33,7 @@ _OUTPUT = (str, list)
 # Of each item type, the keys it must have and those it may have, with the type of their values.
 _NEEDED: dict[str, dict[str, _Types]] = {
     "function_call": {"call_id": str, "name": str, "arguments": str},
-    "function_call_output": {"call_id": str, "output": _OUTPUT},
+    "function_call_output": {"output": _OUTPUT},
     "custom_tool_call": {"call_id": str, "name": str, "input": str},
     "custom_tool_call_output": {"call_id": str, "output": _OUTPUT},
     "reasoning": {},
@@ -49,7 +49,9 @@ _NEEDED: dict[str, dict[str, _Types]] = {
     "additional_tools": {"tools": list},
 }
 _OPTIONAL: dict[str, dict[str, _Types]] = {
-    "function_call": {"namespace": str},
+    "function_call": {"namespace": str, "async": bool},
+    "function_call_output": {"call_id": str, "name": str, "namespace": str},
+    "additional_tools": {"role": str},
     "custom_tool_call": {"namespace": str},
     "reasoning": {"summary": list, "content": list, "encrypted_content": str},
     "mcp_call": {"output": str, "error": (str, dict), "approval_request_id": str},
@@ -141,11 +143,13 @@ def _message(given: Mapping[str, Any], path: str) -> Item:
 
 
 def _known(given: Mapping[str, Any], kind: str, path: str) -> Item:
+    if kind == "function_call_output" and given.get("call_id") is None and given.get("name") is None:
+        missing(f"{path}.call_id")
     item = _bookkeeping(given, kind, path)
     optional = {key: types for key, types in _OPTIONAL.get(kind, {}).items() if given.get(key) is not None}
     for key, types in (_NEEDED[kind] | optional).items():
         value = _value(given, key, types, path)
-        if kind == "additional_tools":
+        if (kind, key) == ("additional_tools", "tools"):
             item[key] = _tools(value, f"{path}.{key}")
             continue
         item[key] = _list(value, kind, key, f"{path}.{key}") if isinstance(value, list) else _plain(value)

@@ -27,8 +27,10 @@ MOST_TOOLS = 1000
 MOST_SERVERS = 100
 """How many tools, and MCP servers among them, a list may have: each takes time before the first token."""
 
-_FUNCTION_KEYS = ("type", "name", "description", "parameters", "strict")
-_CUSTOM_KEYS = ("type", "name", "description", "format")
+_ECHOED_KEYS = ("async", "defer_loading", "allowed_callers", "output_schema")
+"""Keys of a client's tool that mean nothing here and are shown to its readers again."""
+_FUNCTION_KEYS = ("type", "name", "description", "parameters", "strict", *_ECHOED_KEYS)
+_CUSTOM_KEYS = ("type", "name", "description", "format", *_ECHOED_KEYS)
 _GRAMMAR_KEYS = ("type", "syntax", "definition")
 _NAMESPACE_KEYS = ("type", "name", "description")
 _MCP_KEYS = ("type", "server_label", "server_url", "server_description", "allowed_tools")
