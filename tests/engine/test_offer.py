@@ -107,6 +107,22 @@ async def test_a_call_by_a_long_name_is_shown_again_by_the_short_one(house: Hous
         assert called(house) == [short] and len(short) == 64
 
 
+@pytest.mark.parametrize("name", ["files.read", "read file", "prüfe"])
+async def test_a_name_that_endpoints_refuse_is_known_upstream_alone(house: House, name: str) -> None:
+    upstream = distinct_name(name, ())
+    tools = servers(house, [served(name)])
+    house.model.calls((upstream, {}))
+    house.model.says("Done.")
+    turn = await answered(house, "Hi", tools=[MCP])
+    assert (names(house), turn.inferences[0].calls[0].name) == ([upstream], name)
+    assert [run[0] for run in tools.ran] == [name]
+    for tool in ({"type": "function", "name": name}, {"type": "custom", "name": name}):
+        house.model.calls((upstream, {}))
+        turn = await answered(house, "Hi", tools=[tool], tool_choice={"type": tool["type"], "name": name})
+        assert house.model.requests[-1].tool_choice == upstream
+        assert turn.inferences[0].calls[0].name == name
+
+
 def mcp_source(group: str, name: str) -> ToolSource:
     return ToolSource("mcp", group, name, f"https://{group}.test")
 

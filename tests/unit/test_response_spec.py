@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -80,8 +81,8 @@ def test_a_distinct_name_is_none_of_those_taken(names: list[str]) -> None:
     taken: set[str] = set()
     for name in names:
         distinct = distinct_name(name, taken)
-        assert distinct not in taken and len(distinct) <= 64
-        assert distinct == name or name in taken or len(name) > 64
+        assert distinct not in taken and re.fullmatch("[A-Za-z0-9_-]{1,64}", distinct)
+        assert distinct == name or name in taken or not re.fullmatch("[A-Za-z0-9_-]{1,64}", name)
         taken.add(distinct)
 
 

@@ -6,6 +6,7 @@ The shapes are those of the chat-completions protocol, in frozen form; nothing h
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from itertools import chain, count
@@ -198,7 +199,8 @@ class Spec:
 
     `choice` is `auto`, `none`, `required` or a tool's name; a forcing one binds the first model call only, or the
     turn could never end. With `choice_group`, that call must be one to a tool of this MCP server. `sampling` holds
-    chat-completions parameters as they go upstream. `max_hosted_calls` limits the calls that are run here, over the
+    chat-completions parameters as they go upstream, `optional_sampling` those that nobody asked for, without which a
+    model is asked that refuses them. `max_hosted_calls` limits the calls that are run here, over the
     whole turn. With `truncates`, turns of the history are left out until the model can read what remains; a context
     of more than `compact_above` tokens is summed up first. The last four say where the two APIs differ: whether client
     calls suspend the turn (or end it), whether calls of the last permitted inference still run, whether a client call
@@ -211,6 +213,7 @@ class Spec:
     tools: tuple[Tool, ...] = ()
     choice: str = "auto"
     sampling: Mapping[str, JSON] = field(default_factory=dict)
+    optional_sampling: Mapping[str, JSON] = field(default_factory=dict)
     response_format: Mapping[str, JSON] | None = None
     parallel_calls: bool = True
     max_inferences: int = 10
@@ -232,6 +235,7 @@ class Spec:
 
 MOST_NAME_CHARACTERS = 64
 """Of a tool's name, for the endpoints that are strict about it."""
+_FOREIGN_CHARACTER = re.compile(r"[^A-Za-z0-9_-]")
 
 
 def flat_name(namespace: str | None, name: str) -> str:
@@ -242,7 +246,11 @@ def flat_name(namespace: str | None, name: str) -> str:
 
 
 def distinct_name(name: str, taken: Container[str]) -> str:
-    """The name, or one that is made of it and is not taken; at most `MOST_NAME_CHARACTERS` long."""
+    """The name, or one that is made of it and is not taken, in the form that all endpoints take for a tool.
+
+    That is at most `MOST_NAME_CHARACTERS` letters, digits, `_` and `-` of ASCII.
+    """
+    name = _FOREIGN_CHARACTER.sub("_", name) or "_"
     name = name if len(name) <= MOST_NAME_CHARACTERS else _shortened(name)
     others = (f"{name[: MOST_NAME_CHARACTERS // 2]}__{number}" for number in count(2))
     return next(candidate for candidate in chain((name,), others) if candidate not in taken)

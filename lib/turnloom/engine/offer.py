@@ -32,7 +32,7 @@ def offer(spec: Spec, turn: Turn, *, forced: bool) -> Offer:
     if not forced or not tools or spec.choice == "auto":
         return Offer(tools)
     if spec.choice_group is None:
-        return Offer(tools, spec.choice)
+        return Offer(tools, _name_upstream(spec.choice, tools))
     return _of_server(spec.choice_group, spec.choice, tools)
 
 
@@ -56,6 +56,12 @@ def hosted_calls_left(spec: Spec, turn: Turn) -> int | None:
 def read_only(hints: object) -> bool:
     """Whether a tool changes nothing, by its own declaration (MCP tool annotations)."""
     return isinstance(hints, dict) and bool(hints.get("readOnlyHint"))
+
+
+def _name_upstream(choice: str, tools: Iterable[Tool]) -> str:
+    """What the chosen tool is called upstream; a choice that names none stays as it is."""
+    named = (tool for tool in tools if choice in (tool.name, tool.called, tool.source.name if tool.source else ""))
+    return next((tool.name for tool in named), choice)
 
 
 def _of_server(group: str, name: str, tools: Iterable[Tool]) -> Offer:
@@ -88,7 +94,12 @@ def _distinct(tools: Iterable[Tool]) -> Iterable[Tool]:
         group = tool.source.group if tool.source is not None and tool.name in taken else None
         name = distinct_name(flat_name(group, tool.name), taken)
         taken.add(name)
-        yield tool if name == tool.name else replace(tool, name=name)
+        yield tool if name == tool.name else _renamed(tool, name)
+
+
+def _renamed(tool: Tool, name: str) -> Tool:
+    """The tool by another name upstream; whoever runs it goes on calling it by its own."""
+    return replace(tool, name=name, called=tool.called or tool.name if tool.source is None else "")
 
 
 def _served(server: ToolServer, listings: dict[str, tuple[dict[str, object], ...]]) -> Iterable[Tool]:
