@@ -107,6 +107,7 @@ class Blobs(Protocol):
 class ModelRequest:
     """One chat-completions call. `tool_choice` is None (not sent), `required`, or the name of a tool in `tools`.
 
+    `optional_sampling` holds parameters that nobody asked for: a model that refuses one is asked without it.
     `patience` is the longest wait, in seconds, that the endpoint may wish for (Retry-After) before the error goes to
     the caller at once.
     """
@@ -116,6 +117,7 @@ class ModelRequest:
     tools: tuple[Tool, ...] = ()
     tool_choice: str | None = None
     sampling: Mapping[str, JSON] = field(default_factory=dict)
+    optional_sampling: Mapping[str, JSON] = field(default_factory=dict)
     response_format: Mapping[str, JSON] | None = None
     parallel_calls: bool = True
     max_tokens: int | None = None

@@ -122,6 +122,7 @@ def _request(offered: Offer, scene: Scene) -> ModelRequest:
         tools=offered.tools,
         tool_choice=offered.choice,
         sampling=spec.sampling,
+        optional_sampling=spec.optional_sampling,
         response_format=spec.response_format,
         parallel_calls=spec.parallel_calls,
         max_tokens=None if spec.max_tokens is None else max(1, spec.max_tokens - spent),

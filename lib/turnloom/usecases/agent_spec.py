@@ -34,6 +34,7 @@ def agent_spec(config: Mapping[str, Any], settings: Mapping[str, Any], groups: G
         tools=tuple(tools),
         choice=_choice(tool_config["tool_choice"], tools),
         sampling=_sampling(config["sampling_params"]),
+        optional_sampling=_optional_sampling(config["sampling_params"]),
         response_format=_response_format(config["response_format"]),
         max_inferences=min(wanted or most_inferences, most_inferences),
         input_shields=tuple(config["input_shields"]),
@@ -140,7 +141,7 @@ def _sampling(params: Mapping[str, Any] | None) -> dict[str, JSON]:
     sampling: dict[str, JSON] = {}
     match strategy["type"]:
         case "greedy":
-            sampling["temperature"] = 0.0
+            pass
         case "top_p":
             sampling["top_p"] = strategy["top_p"]
             if strategy["temperature"] is not None:
@@ -152,6 +153,11 @@ def _sampling(params: Mapping[str, Any] | None) -> dict[str, JSON]:
     if params["repetition_penalty"] not in (None, 1.0):
         sampling["repetition_penalty"] = params["repetition_penalty"]
     return sampling
+
+
+def _optional_sampling(params: Mapping[str, Any] | None) -> dict[str, JSON]:
+    """Greedy sampling, which is also the default, as a temperature; some models take none, and are as good without."""
+    return {"temperature": 0.0} if params is not None and params["strategy"]["type"] == "greedy" else {}
 
 
 def _response_format(given: Mapping[str, Any] | None) -> dict[str, JSON] | None:

@@ -11,17 +11,11 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import urlsplit
 
+from turnloom.adapters.openai_model.adaptations import LearnedAdaptations, adapted, next_adaptation
 from turnloom.adapters.openai_model.answer import Answer, documents_of, drain, next_of
 from turnloom.adapters.openai_model.connections import Connections
-from turnloom.adapters.openai_model.errors import blamed, understood
-from turnloom.adapters.openai_model.request import (
-    Strictness,
-    body_of,
-    has_files,
-    laxer,
-    refuses_format,
-    wants_schema,
-)
+from turnloom.adapters.openai_model.errors import blamed, is_too_long, understood
+from turnloom.adapters.openai_model.request import Draft, draft_of, has_files
 from turnloom.adapters.openai_model.tokenizer import Tokenizer
 from turnloom.domain.errors import UpstreamBroken, UpstreamError, UpstreamLimited, UpstreamRejected
 from turnloom.domain.message import JSON
@@ -48,8 +42,7 @@ class OpenAIModel:
     shown its earlier reasoning as `reasoning_content`. A file is refused unless `takes_files`, by default only OpenAI's
     own endpoint.
 
-    What an endpoint refuses to do, it is not asked for again: to count tokens in a stream, or, model by model, to
-    answer by a schema, which is then told to the model.
+    What a model refuses it is not asked for again: `adaptations.py` has the other forms of a request.
 
     One instance serves any number of event loops, with a pool of connections for each.
     """
@@ -73,8 +66,7 @@ class OpenAIModel:
         self._retries, self._backoff, self._sleep = retries, backoff, sleep
         self._sends_reasoning = sends_reasoning
         self._takes_files = official if takes_files is None else takes_files
-        self._asks_usage = True
-        self._strictness: dict[str, Strictness] = {}
+        self._learned = LearnedAdaptations()
 
     @property
     def takes_files(self) -> bool:
@@ -90,9 +82,9 @@ class OpenAIModel:
         """
         if not self._reads(request):
             raise UpstreamRejected("The model endpoint takes no files.", code="unsupported_file")
-        body = body_of(request, self._sends_reasoning)
+        draft = draft_of(request, self._sends_reasoning)
         with self._connections.masked():
-            first, chunks = await self._persist(lambda: self._begin(body), request.patience)
+            first, chunks = await self._persist(lambda: self._begin(draft), request.patience)
             async with aclosing(chunks):
                 yield first
                 async for chunk in chunks:
@@ -102,8 +94,8 @@ class OpenAIModel:
         """How many tokens the endpoint's own tokenizer makes of the request; None where it lends none (as OpenAI)."""
         if self._tokenizer is None or not self._reads(request):
             return None
-        body = body_of(request, self._sends_reasoning)
-        return await self._tokenizer.count(laxer(body, self._accepted(request.model)))
+        draft = draft_of(request, self._sends_reasoning)
+        return await self._tokenizer.count(adapted(draft, self._learned.of(draft)).wire_body())
 
     async def models(self) -> list[ModelInfo]:
         """What the endpoint lists; raises as `stream` does."""
@@ -116,10 +108,6 @@ class OpenAIModel:
 
     def _reads(self, request: ModelRequest) -> bool:
         return self._takes_files or not has_files(request)
-
-    def _accepted(self, model: str) -> Strictness:
-        """The strictest way to ask for an answer by a schema that this model is not known to refuse."""
-        return self._strictness.get(model, Strictness.SCHEMA)
 
     # --- retries
 
@@ -140,13 +128,13 @@ class OpenAIModel:
 
     # --- one attempt
 
-    async def _begin(self, body: Mapping[str, JSON]) -> tuple[Chunk, AsyncGenerator[Chunk]]:
-        chunks = self._chunks(body)
+    async def _begin(self, draft: Draft) -> tuple[Chunk, AsyncGenerator[Chunk]]:
+        chunks = self._chunks(draft)
         return await anext(chunks), chunks
 
-    async def _chunks(self, body: Mapping[str, JSON]) -> AsyncGenerator[Chunk]:
+    async def _chunks(self, draft: Draft) -> AsyncGenerator[Chunk]:
         answer = Answer()
-        async with aclosing(await self._open(body)) as response, aclosing(documents_of(response)) as documents:
+        async with aclosing(await self._open(draft)) as response, aclosing(documents_of(response)) as documents:
             while (document := await next_of(documents, answer)) is not None:
                 for chunk in answer.read(document):
                     yield chunk
@@ -156,43 +144,29 @@ class OpenAIModel:
             yield finished
             await drain(documents)
 
-    async def _open(self, body: Mapping[str, JSON]) -> httpx2.Response:
+    async def _open(self, draft: Draft) -> httpx2.Response:
+        """Send the request in the form that its model takes, which may be found out only now, refusal by refusal."""
+        import openai
+
+        adaptations = self._learned.of(draft)
+        tried = adaptations
+        first: openai.APIStatusError | None = None
         with blamed():
-            if not wants_schema(body):
-                return await self._ask(body)
-            return await self._ask_by_schema(body, self._accepted(body["model"]))
-
-    async def _ask_by_schema(self, body: Mapping[str, JSON], strictness: Strictness) -> httpx2.Response:
-        """Send the request; a model that does not answer by a schema is asked in laxer ways, from then on at once."""
-        import openai
-
-        try:
-            response = await self._ask(laxer(body, strictness))
-        except (openai.BadRequestError, openai.UnprocessableEntityError) as refusal:
-            if strictness is Strictness.INSTRUCTION or not refuses_format(refusal.response.text):
-                raise
-        else:
-            if strictness is not Strictness.SCHEMA:
-                # Not before an answer, as in `_ask`.
-                self._strictness[body["model"]] = strictness
-            return response
-        return await self._ask_by_schema(body, Strictness(strictness + 1))
-
-    async def _ask(self, body: Mapping[str, JSON]) -> httpx2.Response:
-        """Send the request; an endpoint that does not know `stream_options` is asked without them from then on."""
-        import openai
-
-        if not self._asks_usage:
-            return await self._post(body)
-        try:
-            return await self._post({**body, "stream_options": {"include_usage": True}})
-        except (openai.BadRequestError, openai.UnprocessableEntityError) as refusal:
-            if "stream_options" not in refusal.response.text:
-                raise
-        response = await self._post(body)
-        # Only now it is sure: a refusal may quote the whole request and mean another part of it.
-        self._asks_usage = False
-        return response
+            while True:
+                try:
+                    response = await self._post(adapted(draft, tried).wire_body())
+                except (openai.BadRequestError, openai.UnprocessableEntityError, openai.InternalServerError) as refusal:
+                    words = refusal.response.text
+                    adaptation = next_adaptation(draft, tried, refusal.status_code, words)
+                    if adaptation is None:
+                        # A later one may mean something else in the request, but it speaks of a form that nobody chose.
+                        raise (refusal if first is None or is_too_long(words) else first) from None
+                    first = first or refusal
+                    tried |= {adaptation}
+                else:
+                    # Only now it is sure: a refusal may quote the whole request and mean another part of it.
+                    self._learned.add(draft, tried - adaptations)
+                    return response
 
     async def _post(self, body: Mapping[str, JSON]) -> httpx2.Response:
         import httpx2

@@ -63,6 +63,11 @@ class AnswerTooLarge(UpstreamBroken):
         super().__init__(f"The model endpoint sent more than {most} bytes in one piece.")
 
 
+def is_too_long(words: str) -> bool:
+    """Whether a refusal says that the context is too long for the model."""
+    return bool(_TOO_LONG.search(words))
+
+
 @contextmanager
 def blamed() -> Iterator[None]:
     """Turn what the HTTP client raises into an UpstreamError."""

@@ -1,11 +1,10 @@
-"""A model request as the JSON that goes over the wire, and the laxer forms of it for endpoints that refuse it."""
+"""A model request as the JSON of a chat-completions call, in the form that endpoints are asked in first."""
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Mapping
-from enum import IntEnum
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import assert_never
 
 from turnloom.domain.message import (
@@ -26,13 +25,34 @@ from turnloom.domain.message import (
 from turnloom.ports import ModelRequest
 
 
-def body_of(request: ModelRequest, sends_reasoning: bool) -> dict[str, JSON]:
-    """The request as JSON; what is not asked for is left out, as few endpoints know every key."""
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A request as it would usually be sent, and what its other forms need to know."""
+
+    body: Mapping[str, JSON]
+    """The body of the call. Messages of the assistant hold their `reasoning_content`, which few endpoints are sent."""
+    optional: frozenset[str] = frozenset()
+    """Parameters that nobody asked for: a model that refuses one is asked without it."""
+    schema: JSON = None
+    """The `json_schema` of the answer, if it is to follow one."""
+    sends_reasoning: bool = False
+    """Whether the model is shown its earlier reasoning."""
+
+    def wire_body(self) -> dict[str, JSON]:
+        """The body as it goes over the wire."""
+        messages = [_with_reasoning(message, self.sends_reasoning) for message in self.body["messages"]]
+        return {**self.body, "messages": messages}
+
+
+def draft_of(request: ModelRequest, sends_reasoning: bool) -> Draft:
+    """The request as a draft; what is not asked for is left out, as few endpoints know every key."""
     body: dict[str, JSON] = {
+        **request.optional_sampling,
         **request.sampling,
         "model": request.model,
-        "messages": [_message(message, sends_reasoning) for message in request.messages],
+        "messages": list(_messages(request.messages)),
         "stream": True,
+        "stream_options": {"include_usage": True},
     }
     if request.tools:
         body["tools"] = [_tool(tool) for tool in request.tools]
@@ -40,39 +60,76 @@ def body_of(request: ModelRequest, sends_reasoning: bool) -> dict[str, JSON]:
             body["parallel_tool_calls"] = False
     if request.tool_choice is not None:
         body["tool_choice"] = _choice(request.tool_choice)
+    schema = None
     if request.response_format is not None:
         body["response_format"] = request.response_format
+        schema = request.response_format.get("json_schema")
     if request.max_tokens is not None:
         # Deprecated at OpenAI in favour of `max_completion_tokens`, yet the one word that all endpoints know.
         body["max_tokens"] = request.max_tokens
-    return body
+    return Draft(body, frozenset(request.optional_sampling) - request.sampling.keys(), schema, sends_reasoning)
 
 
-def _message(message: Message, sends_reasoning: bool) -> dict[str, JSON]:
+def _messages(messages: Iterable[Message]) -> Iterator[dict[str, JSON]]:
+    """The messages as JSON; arguments that are no JSON object go as an empty one, and their text with the result.
+
+    Strict endpoints refuse a history whose calls have other arguments, whoever wrote them.
+    """
+    unreadable: dict[str, str] = {}
+    for message in messages:
+        if isinstance(message, AssistantMessage):
+            unreadable |= {call.call_id: call.arguments for call in message.calls if not _is_object(call.arguments)}
+        if isinstance(message, ToolMessage) and (arguments := unreadable.pop(message.call_id, "")):
+            message = _quoting(arguments, message)
+        yield _message(message)
+
+
+def _quoting(arguments: str, result: ToolMessage) -> ToolMessage:
+    if arguments in result.content:
+        return result
+    content = f"The arguments of this call were not a JSON object: {arguments}\n\n{result.content}"
+    return replace(result, content=content)
+
+
+def _is_object(arguments: str) -> bool:
+    try:
+        return isinstance(json.loads(arguments), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _with_reasoning(message: dict[str, JSON], sends_reasoning: bool) -> dict[str, JSON]:
+    """The message as the endpoint wants it: where reasoning is sent back, one with calls always has the key."""
+    if sends_reasoning and (message.get("reasoning_content") or "tool_calls" in message):
+        return message
+    return {key: value for key, value in message.items() if key != "reasoning_content"}
+
+
+def _message(message: Message) -> dict[str, JSON]:
     match message:
         case SystemMessage():
             return {"role": "system", "content": _content(message.content)}
         case UserMessage():
             return {"role": "user", "content": _content(message.content)}
         case AssistantMessage():
-            return _assistant(message, sends_reasoning)
+            return _assistant(message)
         case ToolMessage():
             return {"role": "tool", "tool_call_id": message.call_id, "content": message.content}
         case _:
             assert_never(message)
 
 
-def _assistant(message: AssistantMessage, sends_reasoning: bool) -> dict[str, JSON]:
+def _assistant(message: AssistantMessage) -> dict[str, JSON]:
     shown: dict[str, JSON] = {"role": "assistant", "content": message.text or (None if message.calls else "")}
     if message.calls:
         shown["tool_calls"] = [_called(call) for call in message.calls]
-    if sends_reasoning and message.reasoning:
-        shown["reasoning_content"] = message.reasoning
+    shown["reasoning_content"] = message.reasoning
     return shown
 
 
 def _called(call: ToolCall) -> dict[str, JSON]:
-    return {"id": call.call_id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+    arguments = call.arguments if _is_object(call.arguments) else "{}"
+    return {"id": call.call_id, "type": "function", "function": {"name": call.name, "arguments": arguments}}
 
 
 def _content(content: Content) -> JSON:
@@ -93,12 +150,20 @@ def _part(part: Part) -> dict[str, JSON]:
 
 
 def _tool(tool: Tool) -> dict[str, JSON]:
-    function: dict[str, JSON] = {"name": tool.name, "parameters": tool.parameters}
+    function: dict[str, JSON] = {"name": tool.name, "parameters": _parameters(tool.parameters)}
     if tool.description:
         function["description"] = tool.description
     if tool.strict is not None:
         function["strict"] = tool.strict
     return {"type": "function", "function": function}
+
+
+def _parameters(schema: Mapping[str, JSON]) -> Mapping[str, JSON]:
+    """The schema with what strict endpoints insist on: the type object, and an object of properties."""
+    if schema.get("type") == "object" and isinstance(schema.get("properties"), Mapping):
+        return schema
+    properties = schema.get("properties")
+    return {**schema, "type": "object", "properties": properties if isinstance(properties, Mapping) else {}}
 
 
 def _choice(choice: str) -> JSON:
@@ -109,51 +174,3 @@ def has_files(request: ModelRequest) -> bool:
     """Whether a message shows the model a file."""
     shown = (message.content for message in request.messages if isinstance(message, SystemMessage | UserMessage))
     return any(isinstance(part, FilePart) for content in shown if not isinstance(content, str) for part in content)
-
-
-# --- answers by a schema
-
-
-class Strictness(IntEnum):
-    """How an answer by a JSON Schema is asked for; below `SCHEMA` the model is told the schema in a message."""
-
-    SCHEMA = 0
-    JSON_MODE = 1
-    INSTRUCTION = 2
-
-
-_OF_FORMAT = re.compile(r"response_format|json_schema|json_object")
-_OF_THIS_SCHEMA = re.compile(r"invalid[ _](json[ _])?schema", re.IGNORECASE)
-
-
-def refuses_format(words: str) -> bool:
-    """Whether a refusal may mean the kind of `response_format`; one that means the schema itself is the caller's."""
-    return bool(_OF_FORMAT.search(words)) and not _OF_THIS_SCHEMA.search(words)
-
-
-def wants_schema(body: Mapping[str, JSON]) -> bool:
-    """Whether the request asks for an answer by a schema, and so has laxer forms."""
-    return bool((body.get("response_format") or {}).get("type") == "json_schema")
-
-
-def laxer(body: Mapping[str, JSON], strictness: Strictness) -> Mapping[str, JSON]:
-    """The request with its answer asked for in this way; a request for another kind of answer stays as it is."""
-    if strictness is Strictness.SCHEMA or not wants_schema(body):
-        return body
-    lax = {**body, "messages": _with_schema(body["messages"], body["response_format"]["json_schema"])}
-    if strictness is Strictness.JSON_MODE:
-        lax["response_format"] = {"type": "json_object"}
-    else:
-        del lax["response_format"]
-    return lax
-
-
-def _with_schema(messages: list[JSON], wanted: JSON) -> list[JSON]:
-    """The messages with the schema behind the first system message, or in front."""
-    place = next((place for place, message in enumerate(messages, 1) if message["role"] == "system"), 0)
-    about = f" ({wanted['description']})" if wanted.get("description") else ""
-    text = (
-        f"Answer with JSON and nothing else: no text around it, no code fence. The JSON must be valid by this"
-        f" JSON Schema{about}:\n{json.dumps(wanted.get('schema', {}), ensure_ascii=False)}"
-    )
-    return [*messages[:place], {"role": "system", "content": text}, *messages[place:]]
