@@ -145,10 +145,16 @@ class CallChunk:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The model stopped: the upstream's reason, and its count of tokens, None if it gave none."""
+    """The model stopped: the upstream's reason, and its count of tokens, None if it gave none.
+
+    `extra` and `call_extras` are keys of the message, and of its calls by their index, that only the endpoint
+    understands and wants back with the history.
+    """
 
     reason: Literal["stop", "tool_calls", "length", "content_filter"]
     usage: Usage | None = None
+    extra: Mapping[str, JSON] = field(default_factory=dict)
+    call_extras: Mapping[int, Mapping[str, JSON]] = field(default_factory=dict)
 
 
 Chunk = TextChunk | CallChunk | Finished

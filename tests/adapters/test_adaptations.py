@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from tests.upstream import Answer, Received, ScriptedUpstream, fail, say
+from tests.upstream import Answer, Received, ScriptedUpstream, delta, fail, say
 
 from turnloom.adapters.openai_model import OpenAIModel
 from turnloom.domain.errors import UpstreamError
@@ -27,7 +27,7 @@ from turnloom.domain.message import (
     UserMessage,
 )
 from turnloom.domain.transcript import part_of_result
-from turnloom.ports import ModelRequest
+from turnloom.ports import Finished, ModelRequest
 
 Body = dict[str, Any]
 HI = UserMessage("hi")
@@ -318,3 +318,35 @@ async def test_a_refusal_that_names_the_reasoning_teaches_to_send_it(
         await ask(model, HI, call, ToolMessage("c1", "x"))
     shown = [body["messages"][1].get("reasoning_content") for body in upstream.bodies]
     assert shown == [None, "Hm.", "Hm."]
+
+
+# --- keys that only the endpoint understands
+
+SIGNED = {"extra_content": {"google": {"thought_signature": "AbC="}}}
+
+
+async def test_keys_of_a_call_and_of_its_message_come_with_the_end_of_the_answer(
+    model: OpenAIModel, upstream: ScriptedUpstream
+) -> None:
+    fragment = {"id": "c1", "type": "function", **SIGNED, "function": {"name": "f", "arguments": "{}"}}
+    details = [{"reasoning_details": [{"text": "a"}]}, {"reasoning_details": [{"text": "b"}], "tool_calls": [fragment]}]
+    upstream.send(*(delta(**content) for content in details), delta("stop"))
+    async with aclosing(model.stream(ModelRequest("m", (HI,)))) as chunks:
+        end = [chunk async for chunk in chunks][-1]
+    assert isinstance(end, Finished)
+    assert (end.extra, end.call_extras) == ({"reasoning_details": [{"text": "a"}, {"text": "b"}]}, {0: SIGNED})
+
+
+SIGNED_CALL = AssistantMessage(calls=(ToolCall("c1", "f", "{}", extra=SIGNED),), extra={"reasoning_details": [1]})
+
+
+async def test_they_go_back_as_they_came_unless_they_are_refused(
+    model: OpenAIModel, upstream: ScriptedUpstream
+) -> None:
+    upstream.say("Hello")
+    await ask(model, HI, SIGNED_CALL, ToolMessage("c1", "x"))
+    message = upstream.bodies[-1]["messages"][1]
+    assert (message["reasoning_details"], message["tool_calls"][0]["extra_content"]) == ([1], SIGNED["extra_content"])
+    upstream.answer = refusing(lambda body: "reasoning_details" in str(body), detail("Extra inputs are not permitted"))
+    await ask(model, HI, SIGNED_CALL, ToolMessage("c1", "x"))
+    assert upstream.bodies[-1]["messages"][1].keys() == {"role", "content", "tool_calls"}

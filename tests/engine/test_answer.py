@@ -57,6 +57,7 @@ from turnloom.engine.takeover import sweep
 from turnloom.ports import CallChunk, Finished, TextChunk
 from turnloom.testing import USAGE, call_chunks
 from turnloom.usecases.conversations import create_conversation, delete_item
+from turnloom.wire.responses_api.response import response_json
 
 CAREFUL = {**MCP, "require_approval": "always"}
 PATCH = {"type": "custom", "name": "patch"}
@@ -657,3 +658,20 @@ def test_endless_answer_is_broken_off() -> None:
     list(reader.text(TextChunk("12345")))
     with pytest.raises(UpstreamBroken, match="longer than 10 characters"):
         list(reader.text(TextChunk("678901")))
+
+
+# --- keys that only the endpoint understands
+
+
+async def test_what_a_model_gave_to_a_call_goes_back_to_it_and_is_shown_to_nobody(house: House) -> None:
+    signature = {"extra_content": {"signature": "AbC="}}
+    serve(house, {"srv": [served("act")]}, act=lambda: "acted")
+    house.model.answers(*call_chunks(("act", {})), Finished("tool_calls", USAGE, {"note": 1}, {0: signature}))
+    house.model.says("Done.")
+    turn = await answered(house, "Hi", tools=[MCP])
+    house.model.says("Fine.")
+    await answered(house, "And?", previous_response_id=turn.id, tools=[MCP], model=turn.settings["model"])
+    for request in house.model.requests[1:]:
+        [message] = [m for m in request.messages if isinstance(m, AssistantMessage) and m.calls]
+        assert (message.calls[0].extra, message.extra) == (signature, {"note": 1})
+    assert "AbC=" not in json.dumps(response_json(turn))

@@ -53,7 +53,7 @@ EVENTS: list[Event] = [
     Delta("arguments", "content-f"),
     CallStarted("u", "unlisted", "unknown"),
     Delta("arguments", "unlisted"),
-    InferenceCompleted(7, "tool_calls"),
+    InferenceCompleted(7, "tool_calls", extras={"s": {"signature": "content-f"}}),
     ToolStarted(7, "s"),
     ToolStarted(7, "u"),
     ToolCompleted(8, "u", "unlisted"),

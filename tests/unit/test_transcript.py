@@ -11,7 +11,7 @@ import pytest
 from turnloom.domain.message import JSON, AssistantMessage, Message, Spec, ToolMessage, Usage, UserMessage
 from turnloom.domain.responses_input import RESPONSES, check_calls, read
 from turnloom.domain.transcript import NO_RESULT, NOT_ALLOWED, SUMMARY, Dialect, transcript
-from turnloom.domain.turn import Compaction, Inference, Said, Turn
+from turnloom.domain.turn import Call, Compaction, Inference, Said, Turn
 
 
 def turn(name: str, text: str, **more: Any) -> Turn:
@@ -164,3 +164,18 @@ def test_a_summary_leaves_out_an_old_call_of_the_id_of_a_new_one() -> None:
 def test_a_summary_stands_for_the_one_that_the_client_brought(more: list[Item]) -> None:
     brought = {"type": "compaction", "encrypted_content": "x", "summary": "old"}
     assert f"{SUMMARY}\n\nold" not in seen(said("1"), brought, *more, summary="new")
+
+
+# --- keys that only the model understands which wrote them
+
+
+@pytest.mark.parametrize(("model", "sent"), [("m", {"signature": "x"}), ("another", {})])
+def test_what_a_model_gave_to_a_call_goes_back_to_that_model_alone(model: str, sent: Item) -> None:
+    extras = {"c": {"signature": "x"}, "": {"details": 1}}
+    asked = Inference(1, (Call("c", "f", "client", None, "{}"),), 2, "tool_calls", extras=extras)
+    earlier = Turn("resp_a", "completed", input=(said("1"),), steps=(asked,), settings={"model": "m"})
+    newest = Turn("resp_b", input=(output("one"),), settings={"model": model})
+    _, message, _ = transcript(Spec(model), [earlier], newest, RESPONSES)
+    assert isinstance(message, AssistantMessage)
+    assert message.calls[0].extra == sent
+    assert message.extra == ({"details": 1} if sent else {})

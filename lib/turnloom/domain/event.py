@@ -114,6 +114,8 @@ class InferenceCompleted:
     at: int
     finish: FinishReason
     usage: Usage = Usage()
+    extras: Mapping[str, JSON] = field(default_factory=dict)
+    """Keys that only the endpoint understands and wants back: of the message under "", of a call under its id."""
 
 
 @dataclass(frozen=True, slots=True)

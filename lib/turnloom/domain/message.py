@@ -60,6 +60,8 @@ class ToolCall:
     arguments: str
     group: str | None = None
     hosted: bool = False
+    extra: Mapping[str, JSON] = field(default_factory=dict)
+    """Keys that the endpoint gave to the call and wants back."""
 
     @property
     def tool(self) -> ToolKey:
@@ -81,6 +83,8 @@ class AssistantMessage:
     text: str = ""
     calls: tuple[ToolCall, ...] = ()
     reasoning: str = ""
+    extra: Mapping[str, JSON] = field(default_factory=dict)
+    """Keys that the endpoint gave to the message and wants back."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,12 +80,24 @@ def transcript(
         if told.summed_up:
             messages.clear()
         if earlier.status != "failed" or dialect.replays_failed:
-            messages += told.messages
+            messages += told.messages if _is_of(spec.model, earlier) else map(_without_extras, told.messages)
     if _summed_up(turn):
         messages.clear()
     messages += _turn_messages(turn, dialect, current=True)
     instructions = [SystemMessage(spec.instructions)] if spec.instructions else []
     return (*instructions, *_arranged(messages, names))
+
+
+def _is_of(model: str, turn: Turn) -> bool:
+    """Whether the turn was this model's; the turns of an agent, which do not say, all are."""
+    return bool((turn.settings or {}).get("model", model) == model)
+
+
+def _without_extras(message: Message) -> Message:
+    """The message without what only the model that wrote it understands."""
+    if not isinstance(message, AssistantMessage) or not (message.extra or any(call.extra for call in message.calls)):
+        return message
+    return replace(message, extra={}, calls=tuple(replace(call, extra={}) for call in message.calls))
 
 
 def summary_message(summary: str) -> SystemMessage:
@@ -220,9 +232,10 @@ def _tell(step: Step, messages: list[Message]) -> None:
 
 def _assistant(inference: Inference) -> AssistantMessage | None:
     text = inference.said("text") + inference.said("refusal")
-    calls = tuple(call.as_message() for call in inference.whole_calls)
+    extras = inference.extras
+    calls = tuple(replace(call.as_message(), extra=extras.get(call.call_id, {})) for call in inference.whole_calls)
     reasoning = inference.said("reasoning")
-    return AssistantMessage(text, calls, reasoning) if text or calls else None
+    return AssistantMessage(text, calls, reasoning, extras.get("", {})) if text or calls else None
 
 
 def _insert_context(text: str, messages: list[Message]) -> None:
@@ -320,7 +333,7 @@ def _with_names(message: AssistantMessage, names: Names) -> AssistantMessage:
 def _named(call: ToolCall, names: Names) -> ToolCall:
     """The call by the name of its tool upstream; a tool that is gone has the one that it would have alone."""
     alone = call.name if call.hosted else flat_name(call.group, call.name)
-    return ToolCall(call.call_id, names.get(call.tool) or distinct_name(alone, ()), call.arguments)
+    return ToolCall(call.call_id, names.get(call.tool) or distinct_name(alone, ()), call.arguments, extra=call.extra)
 
 
 def _answer(call: ToolCall, messages: Sequence[Message], place: int | None) -> ToolMessage:

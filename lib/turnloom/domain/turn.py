@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import reduce, wraps
 from typing import Literal, TypeVar, assert_never
 from weakref import WeakKeyDictionary
@@ -99,6 +99,7 @@ class Inference:
     completed_at: int | None = None
     finish: FinishReason | None = None
     usage: Usage = Usage()
+    extras: Mapping[str, JSON] = field(default_factory=dict)
 
     @property
     def calls(self) -> tuple[Call, ...]:
@@ -329,7 +330,13 @@ def withheld(events: Sequence[Event]) -> tuple[Event, ...]:
 
 
 def _emptied(event: Event) -> Event:
-    return Delta(event.block, "") if isinstance(event, Delta) and event.block != "arguments" else event
+    match event:
+        case Delta() if event.block != "arguments":
+            return Delta(event.block, "")
+        case InferenceCompleted():
+            return replace(event, extras={})
+        case _:
+            return event
 
 
 def _infer(turn: Turn, event: InferenceStarted | CallStarted | Delta | InferenceCompleted) -> Turn:
@@ -346,7 +353,7 @@ def _infer(turn: Turn, event: InferenceStarted | CallStarted | Delta | Inference
         case Delta():
             last = replace(last, blocks=_extend(last.blocks, event))
         case InferenceCompleted():
-            last = replace(last, completed_at=event.at, finish=event.finish, usage=event.usage)
+            last = replace(last, completed_at=event.at, finish=event.finish, usage=event.usage, extras=event.extras)
             turn = replace(turn, last_at=event.at)
         case _:
             assert_never(event)

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from turnloom.domain import ids
 from turnloom.domain.errors import UpstreamBroken
 from turnloom.domain.event import CallStarted, Delta
-from turnloom.domain.message import Tool
+from turnloom.domain.message import JSON, Tool
 from turnloom.domain.turn import Turn
 from turnloom.engine.arguments import Arguments
 from turnloom.engine.custom_input import CustomInput
-from turnloom.ports import CallChunk, TextChunk
+from turnloom.ports import CallChunk, Finished, TextChunk
 
 MOST_CHARACTERS = 8 * 1024 * 1024
 """Of one answer, its text and the arguments of its calls: an endpoint may go on for ever."""
@@ -47,6 +47,7 @@ class AnswerReader:
     _seen: list[int] = field(default_factory=list)
     _unnamed: list[CallChunk] = field(default_factory=list)
     _named: set[str] = field(default_factory=set)
+    _call_ids: dict[int, str] = field(default_factory=dict)
 
     def text(self, chunk: TextChunk) -> Iterator[CallStarted | Delta]:
         """The text, behind which the calls so far cannot go on."""
@@ -78,6 +79,11 @@ class AnswerReader:
         self.characters += len(written)
         if self.characters > self.most_characters:
             raise UpstreamBroken(f"The model's answer is longer than {self.most_characters} characters.")
+
+    def extras(self, end: Finished) -> dict[str, JSON]:
+        """What goes back to the endpoint with this message and its calls, as `InferenceCompleted` holds it."""
+        calls = {self._call_ids[index]: extra for index, extra in end.call_extras.items() if index in self._call_ids}
+        return {"": end.extra, **calls} if end.extra and calls else calls
 
     def _next(self) -> Iterator[CallStarted | Delta]:
         yield from self._end()
@@ -121,7 +127,10 @@ class AnswerReader:
         if not self._counts:
             return
         tool = next((tool for tool in self.tools if tool.name == name), None)
-        yield self._started(self._distinct(given), name, tool)
+        call_id = self._distinct(given)
+        if self._open_index is not None:
+            self._call_ids[self._open_index] = call_id
+        yield self._started(call_id, name, tool)
         if tool is not None and tool.kind == "custom":
             self._custom = CustomInput()
         yield from self._argue(arguments)

@@ -82,7 +82,7 @@ def _read(chunk: Chunk, reader: AnswerReader, request: ModelRequest, stamp: Stam
         case Finished():
             yield from reader.close()
             usage = chunk.usage or Usage(estimate(request), -(-reader.characters // CHARACTERS_PER_TOKEN))
-            yield InferenceCompleted(stamp(), chunk.reason, usage)
+            yield InferenceCompleted(stamp(), chunk.reason, usage, reader.extras(chunk))
         case _:
             assert_never(chunk)
 

@@ -20,6 +20,7 @@ from turnloom.domain.event import (
     Compacted,
     Delta,
     Event,
+    InferenceCompleted,
     ToolCompleted,
     ToolsListed,
     TurnCompleted,
@@ -290,6 +291,10 @@ def _blanked(event: Event, turn: Turn, removed: Collection[int], calls: Collecti
             return replace(event, name="", group=None)
         case Delta() if _newest_position(turn) in removed:
             return Delta(event.block, "")
+        case InferenceCompleted() if removed:
+            # What belongs to the message as a whole may repeat any part of it.
+            extras = {key: value for key, value in event.extras.items() if key and key not in calls}
+            return replace(event, extras=extras)
         case ToolsListed() if _newest_position(turn) in removed:
             return ToolsListed(event.at, "")
         case Compacted() if _newest_position(turn) in removed:

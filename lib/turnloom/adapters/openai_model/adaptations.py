@@ -245,6 +245,31 @@ def _named_image(part: dict[str, JSON]) -> dict[str, JSON]:
     return {"type": "text", "text": "[image]"} if part["type"] == "image_url" else part
 
 
+# --- keys that an endpoint gave to its own messages and calls
+
+_MESSAGE_KEYS = frozenset(("role", "content", "tool_calls", "tool_call_id", "reasoning_content"))
+_CALL_KEYS = frozenset(("id", "type", "function"))
+
+
+def _has_extras(draft: Draft) -> bool:
+    messages = _messages(draft)
+    return any(message.keys() - _MESSAGE_KEYS for message in messages) or any(
+        call.keys() - _CALL_KEYS for message in messages for call in message.get("tool_calls") or ()
+    )
+
+
+def _without_extras(draft: Draft) -> Draft:
+    return _with(draft, messages=[_without_keys(message) for message in _messages(draft)])
+
+
+def _without_keys(message: dict[str, JSON]) -> dict[str, JSON]:
+    bare = {key: value for key, value in message.items() if key in _MESSAGE_KEYS}
+    if bare.get("tool_calls"):
+        calls = bare["tool_calls"]
+        bare["tool_calls"] = [{key: call[key] for key in call if key in _CALL_KEYS} for call in calls]
+    return bare
+
+
 # --- ids of calls
 
 
@@ -356,6 +381,15 @@ ALTERNATING_ROLES = Adaptation(
     _with_alternating_roles,
     server_error=True,
 )
+NO_EXTRAS = Adaptation(
+    "no keys of its own",
+    _pattern(
+        r"extra (inputs|fields?|keys?)"
+        r"|(unknown|unrecognized|unexpected|additional)[^.]{0,30}(field|key|propert|argument|parameter)"
+    ),
+    _has_extras,
+    _without_extras,
+)
 SHORT_CALL_IDS = Adaptation(
     "short call ids",
     _pattern(r"tool[ _]?call[ _]?id[^.]{0,160}(length of 9|9 characters|a-z)"),
@@ -375,6 +409,7 @@ ADAPTATIONS = (
     ONE_SYSTEM_MESSAGE,
     BRIDGED_RESULTS,
     ALTERNATING_ROLES,
+    NO_EXTRAS,
     SHORT_CALL_IDS,
 )
 """Every form, in the order in which a request takes them; a refusal is understood as the first that it may mean."""

@@ -88,6 +88,7 @@ class _Call:
     call_id: str = ""
     name: str = ""
     arguments: JSONRepair = field(default_factory=JSONRepair)
+    extra: dict[str, JSON] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -97,6 +98,7 @@ class Answer:
     `begun` says that some of it may have been passed on.
     """
 
+    extra: dict[str, JSON] = field(default_factory=dict)
     begun: bool = False
     reason: str = ""
     usage: Usage | None = None
@@ -122,7 +124,8 @@ class Answer:
         """The end of the answer; raises UpstreamBroken when the endpoint has not said why it stopped."""
         if not self.reason:
             raise UpstreamBroken("The model endpoint ended its answer without a finish reason.")
-        return Finished(self._ending(), self.usage)
+        extras = {call.number: call.extra for call in self.calls if call.extra}
+        return Finished(self._ending(), self.usage, self.extra, extras)
 
     def _broken_off(self, error: JSON) -> UpstreamError:
         if self.begun:
@@ -152,6 +155,7 @@ class Answer:
             return
         self.reason = choice.get("finish_reason") or self.reason
         delta, logprobs = choice.get("delta") or choice.get("message") or {}, choice.get("logprobs") or {}
+        _add_extras(self.extra, delta, _MESSAGE_KEYS)
         if reasoning := self._added("reasoning", delta.get("reasoning_content") or delta.get("reasoning")):
             yield TextChunk(reasoning, "reasoning")
         if text := self._added("text", delta.get("content")):
@@ -168,6 +172,7 @@ class Answer:
         function = fragment.get("function") or {}
         call_id, name = _text(fragment.get("id")), _text(function.get("name"))
         call = self._call_of(fragment.get("index"), call_id, name)
+        _add_extras(call.extra, fragment, _CALL_KEYS)
         arguments = function.get("arguments") or ""
         chunk = CallChunk(
             call.number,
@@ -193,6 +198,26 @@ class Answer:
             self.calls.append(call)
             self.places[index] = call
         return call
+
+
+_TEXT_KEYS = ("content", "refusal", "reasoning", "reasoning_content", "audio", "annotations", "token_ids")
+_MESSAGE_KEYS = frozenset((*_TEXT_KEYS, "role", "name", "tool_calls", "function_call"))
+_CALL_KEYS = frozenset(("index", "id", "type", "function"))
+"""What is read of a message and of a call, or is theirs alone; other keys go back to the endpoint as they came."""
+
+
+def _add_extras(extras: dict[str, JSON], given: JSON, known: frozenset[str]) -> None:
+    """Keep the keys that are not known; what comes in pieces is put together by its type."""
+    for key, value in given.items():
+        if key in known or value in (None, "", [], {}):
+            continue
+        before = extras.get(key)
+        if isinstance(before, dict) and isinstance(value, dict):
+            extras[key] = {**before, **value}
+        elif isinstance(before, list) and isinstance(value, list):
+            extras[key] = before + value
+        else:
+            extras[key] = value
 
 
 def _text(value: JSON) -> str:

@@ -120,7 +120,8 @@ def _message(message: Message) -> dict[str, JSON]:
 
 
 def _assistant(message: AssistantMessage) -> dict[str, JSON]:
-    shown: dict[str, JSON] = {"role": "assistant", "content": message.text or (None if message.calls else "")}
+    content = message.text or (None if message.calls else "")
+    shown: dict[str, JSON] = {**message.extra, "role": "assistant", "content": content}
     if message.calls:
         shown["tool_calls"] = [_called(call) for call in message.calls]
     shown["reasoning_content"] = message.reasoning
@@ -129,7 +130,8 @@ def _assistant(message: AssistantMessage) -> dict[str, JSON]:
 
 def _called(call: ToolCall) -> dict[str, JSON]:
     arguments = call.arguments if _is_object(call.arguments) else "{}"
-    return {"id": call.call_id, "type": "function", "function": {"name": call.name, "arguments": arguments}}
+    function = {"name": call.name, "arguments": arguments}
+    return {**call.extra, "id": call.call_id, "type": "function", "function": function}
 
 
 def _content(content: Content) -> JSON:
