@@ -858,9 +858,9 @@ WORDS: dict[str, Any] = {
     "vLLM of old": ({"object": "error", "message": "bad", "type": "BadRequestError", "code": 400}, "bad"),
     "Ollama": ({"error": "bad"}, "bad"),
     "FastAPI": ({"detail": "bad"}, "bad"),
-    "FastAPI's validation": ({"detail": [{"msg": "bad"}]}, '[{"msg": "bad"}]'),
-    "Mistral": ({"message": {"detail": [{"msg": "bad"}]}}, '[{"msg": "bad"}]'),
-    "Gemini": ([{"error": {"message": "bad"}}], '[{"error": {"message": "bad"}}]'),
+    "FastAPI's validation": ({"detail": [{"msg": "bad"}]}, "bad"),
+    "Mistral": ({"message": {"detail": [{"msg": "bad"}]}}, "bad"),
+    "Gemini": ([{"error": {"message": "bad"}}], "bad"),
     "an empty object": ({}, "The model endpoint answered with status 422."),
 }
 

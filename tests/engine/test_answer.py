@@ -183,9 +183,22 @@ def test_text_behind_a_call_does_not_get_into_its_arguments() -> None:
     ]
 
 
-def test_a_call_that_goes_on_behind_text_is_the_upstreams_fault() -> None:
+def test_text_that_interrupts_a_call_comes_behind_it() -> None:
+    chunks = [CallChunk(0, "c", "f", "{"), TextChunk("We"), TextChunk("ll."), CallChunk(0, arguments="}")]
+    told = [CallStarted("c", "f", "unknown"), Delta("arguments", "{"), Delta("arguments", "}")]
+    assert events_of(reader(), *chunks) == [*told, Delta("text", "We"), Delta("text", "ll.")]
+    second = [CallChunk(1, "d", "f", "{}"), TextChunk("So.")]
+    assert events_of(reader(), *chunks, *second)[-3:] == [
+        CallStarted("d", "f", "unknown"),
+        Delta("arguments", "{}"),
+        Delta("text", "So."),
+    ]
+    assert events_of(reader(), *chunks[:-1])[-2:] == [Delta("text", "We"), Delta("text", "ll.")]
+
+
+def test_a_call_that_goes_on_when_it_is_whole_is_the_upstreams_fault() -> None:
     with pytest.raises(UpstreamBroken):
-        events_of(reader(), CallChunk(0, "c", "f", "{"), TextChunk("Well."), CallChunk(0, arguments="}"))
+        events_of(reader(), CallChunk(0, "c", "f", "{}"), TextChunk("Well."), CallChunk(0, arguments="}"))
 
 
 def test_fragments_of_two_calls_that_come_mixed_are_told_one_call_after_the_other() -> None:

@@ -1,8 +1,8 @@
 """Reading a model's answer: chunks as the upstream cuts them, events as a turn needs them.
 
 Every call gets an id that is distinct among all that the model has seen, and is opened only when its name is known, so
-that it never changes its kind. Calls are told one after the other; fragments of a later one wait until the earlier
-one is whole.
+that it never changes its kind. Calls come one after the other: fragments of a later one, and text, wait until the
+earlier one is whole, which it is at the latest when the answer ends.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from turnloom.domain import ids
 from turnloom.domain.errors import UpstreamBroken
 from turnloom.domain.event import CallStarted, Delta
+from turnloom.domain.json_scanner import JsonScanner
 from turnloom.domain.message import JSON, Tool
 from turnloom.domain.turn import Turn
-from turnloom.engine.arguments import Arguments
 from turnloom.engine.custom_input import CustomInput
 from turnloom.ports import CallChunk, Finished, TextChunk
 
@@ -41,19 +41,23 @@ class AnswerReader:
     most_characters: int = MOST_CHARACTERS
     _custom: CustomInput | None = None
     _open_index: int | None = None
-    _written: Arguments = field(default_factory=Arguments)
+    _written: JsonScanner = field(default_factory=JsonScanner)
     _named_yet: bool = False
     _waiting: dict[int, list[CallChunk]] = field(default_factory=dict)
     _seen: list[int] = field(default_factory=list)
+    _waiting_text: list[TextChunk] = field(default_factory=list)
     _unnamed: list[CallChunk] = field(default_factory=list)
     _named: set[str] = field(default_factory=set)
     _call_ids: dict[int, str] = field(default_factory=dict)
 
     def text(self, chunk: TextChunk) -> Iterator[CallStarted | Delta]:
-        """The text, behind which the calls so far cannot go on."""
-        yield from self.close()
-        self._open_index = None
+        """The text; while a call is open whose arguments need more, it waits for them."""
         self._count(chunk.text)
+        if self._open_index is not None and not self._written.is_complete():
+            self._waiting_text.append(chunk)
+            return
+        yield from self._end()
+        self._open_index = None
         yield Delta(chunk.block, chunk.text, chunk.logprobs)
 
     def call(self, chunk: CallChunk) -> Iterator[CallStarted | Delta]:
@@ -65,20 +69,32 @@ class AnswerReader:
             self._waiting.setdefault(chunk.index, []).append(chunk)
         elif chunk.name or chunk.arguments.strip():
             raise UpstreamBroken("The model endpoint went on with a tool call that was whole.")
-        while self._waiting and (self._open_index is None or self._written.whole()):
-            yield from self._next()
+        while (self._waiting or self._waiting_text) and (self._open_index is None or self._written.is_complete()):
+            yield from self._release_text()
+            if self._waiting:
+                yield from self._next()
 
     def close(self) -> Iterator[CallStarted | Delta]:
         """Say that all calls are whole. Raises UpstreamBroken when the name of one never came."""
         yield from self._end()
         while self._waiting:
             yield from self._next()
+        yield from self._release_text()
         yield from self._end()
 
     def _count(self, written: str) -> None:
         self.characters += len(written)
         if self.characters > self.most_characters:
             raise UpstreamBroken(f"The model's answer is longer than {self.most_characters} characters.")
+
+    def _release_text(self) -> Iterator[Delta]:
+        """The text that came while a call was open, which is closed by it."""
+        if self._waiting_text:
+            yield from self._end()
+            self._open_index = None
+        for chunk in self._waiting_text:
+            yield Delta(chunk.block, chunk.text, chunk.logprobs)
+        self._waiting_text.clear()
 
     def extras(self, end: Finished) -> dict[str, JSON]:
         """What goes back to the endpoint with this message and its calls, as `InferenceCompleted` holds it."""
@@ -88,7 +104,7 @@ class AnswerReader:
     def _next(self) -> Iterator[CallStarted | Delta]:
         yield from self._end()
         index = next(iter(self._waiting))
-        self._open_index, self._written = index, Arguments()
+        self._open_index, self._written = index, JsonScanner()
         self._seen.append(index)
         for chunk in self._waiting.pop(index):
             yield from self._go_on(chunk)

@@ -57,7 +57,17 @@ async def summed_up(model: Model, request: ModelRequest, *, truncates: bool = Fa
     end = chunks[-1]
     if not isinstance(end, Finished) or end.reason != "stop" or not summary.strip():
         raise UpstreamBroken("The model gave no whole summary of the conversation.")
-    return summary, end.usage or Usage(estimate(asked), -(-len(summary) // CHARACTERS_PER_TOKEN))
+    return summary, known_usage(end.usage, asked, len(summary))
+
+
+def known_usage(usage: Usage | None, request: ModelRequest, characters: int) -> Usage:
+    """The usage of an answer of so many characters, with an estimate for each total that the endpoint did not give."""
+    usage = usage or Usage()
+    return replace(
+        usage,
+        input_tokens=usage.input_tokens or estimate(request),
+        output_tokens=usage.output_tokens or -(-characters // CHARACTERS_PER_TOKEN),
+    )
 
 
 def shorter(request: ModelRequest, refusal: UpstreamRejected, *, truncates: bool) -> ModelRequest:

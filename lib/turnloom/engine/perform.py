@@ -20,11 +20,11 @@ from turnloom.domain.event import (
     ShieldsRun,
     TurnCompleted,
 )
-from turnloom.domain.message import AssistantMessage, Spec, Usage
+from turnloom.domain.message import AssistantMessage, Spec
 from turnloom.domain.turn import Inference
 from turnloom.engine.answer import AnswerReader
 from turnloom.engine.calls import call_tools
-from turnloom.engine.compact import CHARACTERS_PER_TOKEN, estimate, shorter
+from turnloom.engine.compact import known_usage, shorter
 from turnloom.engine.gather import gather
 from turnloom.engine.offer import Offer, hosted_calls_left, offer
 from turnloom.engine.scene import Scene, Stamp, World
@@ -81,7 +81,7 @@ def _read(chunk: Chunk, reader: AnswerReader, request: ModelRequest, stamp: Stam
             yield from reader.call(chunk)
         case Finished():
             yield from reader.close()
-            usage = chunk.usage or Usage(estimate(request), -(-reader.characters // CHARACTERS_PER_TOKEN))
+            usage = known_usage(chunk.usage, request, reader.characters)
             yield InferenceCompleted(stamp(), chunk.reason, usage, reader.extras(chunk))
         case _:
             assert_never(chunk)

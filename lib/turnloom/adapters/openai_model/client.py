@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import urlsplit
 
 from turnloom.adapters.openai_model.adaptations import LearnedAdaptations, adapted, next_adaptation
-from turnloom.adapters.openai_model.answer import Answer, documents_of, drain, next_of
+from turnloom.adapters.openai_model.answer import Answer, documents_of, drain, next_chunks
 from turnloom.adapters.openai_model.connections import Connections
 from turnloom.adapters.openai_model.errors import blamed, is_too_long, understood
 from turnloom.adapters.openai_model.request import Draft, draft_of, has_files
@@ -135,8 +135,8 @@ class OpenAIModel:
     async def _chunks(self, draft: Draft) -> AsyncGenerator[Chunk]:
         answer = Answer()
         async with aclosing(await self._open(draft)) as response, aclosing(documents_of(response)) as documents:
-            while (document := await next_of(documents, answer)) is not None:
-                for chunk in answer.read(document):
+            while (chunks := await next_chunks(documents, answer)) is not None:
+                for chunk in chunks:
                     yield chunk
             finished = answer.finished()
             for chunk in answer.rest():

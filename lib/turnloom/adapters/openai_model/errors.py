@@ -34,7 +34,13 @@ _TOO_LONG = re.compile(
     r"|(context|model) (length|size|window)[^.]{0,40}exceeded"
     r"|exceeds?\b[^.]{0,40}\b(context|maximum number of (input )?tokens)"  # llama.cpp, Ollama, OpenAI, Gemini
     r"|(prompt|input)\b[^.]{0,80} is too long"  # Anthropic, Bedrock, older vLLM
-    r"|inputs\b.{0,40} must (be <=|have less)",  # TGI
+    r"|inputs\b.{0,40} must (be <=|have less)"  # TGI
+    r"|maximum prompt length|max_prompt_tokens_exceeded|exceeded model token limit"  # xAI, Copilot, Moonshot
+    # Zhipu, MiniMax
+    r"|\b(prompt|input|context)\b[^.]{0,40}\bexceeds\b[^.]{0,10}\b(max(imum)?|the|its)?\s?(length|limit)"
+    r"|range of input length|tokens in the prompt cannot exceed"  # DashScope, Cohere
+    r"|\b(longer|greater|larger) than the\b[^.]{0,20}\bcontext"  # LM Studio, vLLM
+    r"|must be at least 1, got -\d",  # vLLM: nothing is left for an answer
     re.IGNORECASE,
 )
 NO_MODEL = re.compile(
@@ -106,12 +112,15 @@ def understood() -> Iterator[None]:
 
 def refused(error: object) -> UpstreamError:
     """What an error object means that came in place of an answer, under status 200."""
-    return _meaning(_status_of(error), error)
+    return _meaning(_status_of(error), error, _retry_delay(error))
 
 
 def _refusal(error: openai.APIStatusError) -> UpstreamError:
     """What an answer with an error status means."""
-    return _meaning(error.status_code, error.body, _retry_after(error.response.headers))
+    body = unwrapped(error.body)
+    body = body.get("error") or body if isinstance(body, dict) else body
+    wish = _retry_after(error.response.headers)
+    return _meaning(error.status_code, body, _retry_delay(body) if wish is None else wish)
 
 
 def _meaning(status: int, error: object, wish: float | None = None) -> UpstreamError:
@@ -163,16 +172,30 @@ def _told(error: object, *keys: str) -> tuple[object, ...]:
     return tuple(error.get(key) for key in keys) if isinstance(error, dict) else (None,) * len(keys)
 
 
+def unwrapped(document: Any) -> Any:
+    """The one object in an array, as Google wraps its errors; anything else as it is."""
+    return document[0] if isinstance(document, list) and len(document) == 1 else document
+
+
 def words_of(error: object) -> str:
     """The sentence in an error body of any of the usual shapes, cut to a length that can be stored; no HTML."""
+    error = unwrapped(error)
     if not error:
         return ""
     if isinstance(error, dict):
-        told = next((error[key] for key in ("message", "detail", "error") if error.get(key)), None)
+        told = next((error[key] for key in ("message", "detail", "error", "msg") if error.get(key)), None)
         return words_of(told) if told else json.dumps(error)[:_MESSAGE_CHARACTERS]
     if isinstance(error, str):
         return "" if error.lstrip().startswith("<") else error[:_MESSAGE_CHARACTERS]
     return json.dumps(error)[:_MESSAGE_CHARACTERS]
+
+
+def _retry_delay(error: object) -> float | None:
+    """The seconds to wait that Google's error details ask for (google.rpc.RetryInfo)."""
+    details = error.get("details") if isinstance(error, dict) else None
+    delays = (detail.get("retryDelay") for detail in details or () if isinstance(detail, dict))
+    seconds = next((str(delay).removesuffix("s") for delay in delays if delay), "")
+    return float(seconds) if _NUMBER.fullmatch(seconds) else None
 
 
 def _retry_after(headers: Mapping[str, Any]) -> float | None:

@@ -1,4 +1,4 @@
-"""Whether the arguments of a call are whole, while they come in."""
+"""Whether JSON that comes in pieces, such as the arguments of a call, is complete."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from collections import deque
 _MARK = re.compile(r'["\\{}\[\]]')
 
 
-class Arguments:
-    """The arguments of one call as far as they have come; what they are is found out in one reading of them."""
+class JsonScanner:
+    """Reads a JSON text as it comes; all of it is read once, however many pieces it has."""
 
     def __init__(self) -> None:
         self._read: list[str] = []
@@ -24,8 +24,8 @@ class Arguments:
         """Take the next fragment."""
         self._unread.append(fragment)
 
-    def whole(self) -> bool:
-        """Whether they are a JSON object or list that needs nothing more; what is neither may always go on."""
+    def is_complete(self) -> bool:
+        """Whether the text is a JSON object or list that needs nothing more; what is neither may always go on."""
         while self._unread and self._whole is None:
             fragment = self._unread.popleft()
             self._read.append(fragment)

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from turnloom.domain.event import CallStarted, Event
+from turnloom.domain.json_scanner import JsonScanner
 from turnloom.domain.turn import Call, Turn
 from turnloom.engine.answer import AnswerReader
-from turnloom.engine.arguments import Arguments
 from turnloom.ports import CallChunk
 
 values = st.recursive(
@@ -31,29 +31,29 @@ def pieces_of(text: str, places: list[int]) -> list[str]:
 
 @given(value=objects, places=st.lists(st.integers(0, 10_000), max_size=12), often=st.booleans())
 def test_arguments_are_whole_with_their_last_character(value: object, places: list[int], often: bool) -> None:
-    arguments = Arguments()
+    arguments = JsonScanner()
     text = json.dumps(value)
     for piece in pieces_of(text[:-1], places):
         arguments.add(piece)
-        assert not (often and arguments.whole())
-    assert not arguments.whole()
+        assert not (often and arguments.is_complete())
+    assert not arguments.is_complete()
     arguments.add(text[-1])
-    assert arguments.whole() and arguments.whole()
+    assert arguments.is_complete() and arguments.is_complete()
 
 
 @pytest.mark.parametrize(
     "text", ["", " ", "{", '{"a": 1}}', "{a}", "[1, 2", "not json", "}", '{"a": "\\', "[" * 50_000 + "]" * 50_000]
 )
 def test_what_is_no_object_or_list_is_never_whole(text: str) -> None:
-    arguments = Arguments()
+    arguments = JsonScanner()
     arguments.add(text)
-    assert not arguments.whole()
+    assert not arguments.is_complete()
 
 
 def test_space_around_arguments_is_part_of_them() -> None:
-    arguments = Arguments()
+    arguments = JsonScanner()
     arguments.add(' {"a": "}"} ')
-    assert arguments.whole()
+    assert arguments.is_complete()
 
 
 def test_arguments_in_many_fragments_are_parsed_once_although_another_call_waits() -> None:
