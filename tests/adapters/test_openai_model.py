@@ -1439,7 +1439,7 @@ async def test_answer_of_too_many_calls_is_broken_off(build: Build, upstream: Sc
     assert "more than 1024 tool calls" in (await failure(build(retries=0))).message
 
 
-@pytest.mark.parametrize("count", [10**40, 1e30, -1, "9", True])
+@pytest.mark.parametrize("count", [10**40, 1e30, -1, "many", True])
 async def test_impossible_count_of_tokens_counts_as_absent(
     model: OpenAIModel, upstream: ScriptedUpstream, count: Any
 ) -> None:
