@@ -8,9 +8,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx2
@@ -30,6 +30,7 @@ class Laptop:
     upstream: ScriptedUpstream
     folder: Path
     process: subprocess.Popen[bytes] | None = None
+    settings: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def log(self) -> Path:
@@ -43,6 +44,7 @@ class Laptop:
             "OPENAI_API_KEY": "none",
             "PORT": self.url.rsplit(":", 1)[1],
             "TURNLOOM_DATA_DIR": str(self.folder),
+            **self.settings,
         }
         command = [sys.executable, "-m", "turnloom.local"]
         with self.log.open("wb") as log:
@@ -84,12 +86,13 @@ def children(pid: int) -> list[int]:
 
 
 @contextmanager
-def laptop_in(folder: Path) -> Iterator[Laptop]:
+def laptop_in(folder: Path, **settings: str) -> Iterator[Laptop]:
+    """A laptop with its state in this folder, and these variables in its environment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     with ScriptedUpstream("scripted") as upstream:
-        running = Laptop(f"http://127.0.0.1:{port}", upstream, folder)
+        running = Laptop(f"http://127.0.0.1:{port}", upstream, folder, settings=settings)
         running.start()
         try:
             yield running
