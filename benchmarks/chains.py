@@ -104,8 +104,8 @@ def services_in(folder: Path, counts: Counts) -> Services:
 
     blobs, clock = FolderBlobs(folder / "blobs"), SystemClock()
     stores = {
-        "agents": Turns("agents", table("turns"), table("events"), blobs),
-        "responses": Turns("responses", table("responses"), table("events"), blobs, listed=True),
+        "agents": Turns("agents", table("turns"), table("events"), blobs, clock),
+        "responses": Turns("responses", table("responses"), table("events"), blobs, clock, listed=True),
     }
     model = ScriptedModel(answer)
 

@@ -286,8 +286,8 @@ def services_in(folder: Path, units: Units, model: SlowModel, counted: Counted) 
     table, blobs, clock = counted(folder, units), FolderBlobs(folder / "blobs"), SystemClock()
     log = table("events")
     stores = {
-        "agents": Turns("agents", table("turns"), log, blobs),
-        "responses": Turns("responses", table("responses"), log, blobs, listed=True),
+        "agents": Turns("agents", table("turns"), log, blobs, clock),
+        "responses": Turns("responses", table("responses"), log, blobs, clock, listed=True),
     }
 
     async def brief(record: Record) -> Brief:

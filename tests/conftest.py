@@ -48,15 +48,15 @@ class House:
         return self.services.engine
 
 
-def build_house(folder: Path, **functions: Callable[..., object]) -> House:
+def build_house(folder: Path, clock: FrozenClock | None = None, **functions: Callable[..., object]) -> House:
     """A house whose built-in tool group `test::tools` has these functions."""
-    clock = FrozenClock()
+    clock = clock or FrozenClock()
     database = SqliteDatabase(folder / "turnloom.db", now=lambda: clock.time / 1_000_000)
     blobs = FolderBlobs(folder / "blobs")
     log = database.table("events")
     stores = {
-        "agents": Turns("agents", database.table("turns"), log, blobs),
-        "responses": Turns("responses", database.table("responses"), log, blobs, listed=True),
+        "agents": Turns("agents", database.table("turns"), log, blobs, clock),
+        "responses": Turns("responses", database.table("responses"), log, blobs, clock, listed=True),
     }
     model, shields = ScriptedModel(), FakeShields()
     tools, orchestrator = FakeTools(functions), SteppedOrchestrator()

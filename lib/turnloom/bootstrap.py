@@ -21,6 +21,7 @@ from turnloom.adapters.tools.builtin import BUILTIN_GROUPS
 from turnloom.adapters.vault import SivVault, secret_in_file
 from turnloom.engine.engine import Brief, Engine, Pace
 from turnloom.engine.scene import World
+from turnloom.ports import Clock
 from turnloom.storage import blob_store, data_folder, storage
 from turnloom.store.agents import Agents, Sessions
 from turnloom.store.claims import Claims
@@ -48,17 +49,17 @@ def build(env: dict[str, str]) -> Services:
     """Services for these settings: DynamoDB and S3 where a state is deployed or asked for, one folder otherwise."""
     folder = data_folder(env)
     local = "TURNLOOM_TABLES_PREFIX" not in env
-    table, blobs = storage(env), blob_store(env)
+    table, blobs, clock = storage(env), blob_store(env), SystemClock()
     stores = {
-        "agents": Turns("agents", table("turns"), table("events"), blobs),
-        "responses": Turns("responses", table("responses"), table("events"), blobs, listed=True),
+        "agents": Turns("agents", table("turns"), table("events"), blobs, clock),
+        "responses": Turns("responses", table("responses"), table("events"), blobs, clock, listed=True),
     }
 
     async def brief(record: Record) -> Brief:
         return await brief_of(made, record)
 
     engine = Engine(
-        world=_world(env, local),
+        world=_world(env, local, clock),
         stores=stores,
         brief=brief,
         orchestrator=StepFunctions(env.get("TURNLOOM_STATE_MACHINE_ARN", "")),
@@ -76,7 +77,7 @@ def build(env: dict[str, str]) -> Services:
         turns=stores["agents"],
         responses=stores["responses"],
         engine=engine,
-        clock=engine.world.clock,
+        clock=clock,
         entropy=random_bits,
         vault=vault,
         builtin_groups=BUILTIN_GROUPS,
@@ -93,8 +94,7 @@ def _service(env: dict[str, str]) -> str:
     return env.get("POWERTOOLS_SERVICE_NAME", "turnloom")
 
 
-def _world(env: dict[str, str], local: bool) -> World:
-    clock = SystemClock()
+def _world(env: dict[str, str], local: bool, clock: Clock) -> World:
     # Where callers are told apart, one of them must not reach what this machine tells itself.
     trusts_callers = local and env.get("TURNLOOM_AUTH", "none") == "none"
     guard = Guard(allow_loopback=trusts_callers, allow_hosts=hosts_in(env.get("TURNLOOM_HOSTS", "")))

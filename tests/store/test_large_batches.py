@@ -11,6 +11,7 @@ from turnloom.domain.event import Delta, Event, InferenceStarted, ToolCompleted,
 from turnloom.domain.turn import Turn
 from turnloom.ports import Blobs, ConditionFailed, Table
 from turnloom.store.turns import Place, Record, Turns
+from turnloom.testing import FrozenClock
 
 pytestmark = pytest.mark.parametrize(("table", "blobs"), [("sqlite", "folder"), ("moto", "s3")], indirect=True)
 
@@ -45,7 +46,7 @@ def watched(blobs: Blobs) -> WatchedBlobs:
 
 @pytest.fixture
 def turns(table: Table, watched: WatchedBlobs) -> Turns:
-    return Turns("agents", table, table, watched)
+    return Turns("agents", table, table, watched, FrozenClock())
 
 
 def opening(text: str = "Go.") -> Record:

@@ -21,7 +21,6 @@ import uuid
 import zlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 from turnloom.domain import ids
@@ -29,13 +28,15 @@ from turnloom.domain.errors import ContentLost, TooLarge, TurnGoesOn
 from turnloom.domain.event import Event, TurnFailed, TurnStarted
 from turnloom.domain.message import JSON
 from turnloom.domain.turn import Turn, fold
-from turnloom.ports import Absent, Blobs, Condition, ConditionFailed, Row, Table, Version
+from turnloom.ports import Absent, Blobs, Clock, Condition, ConditionFailed, Row, Table, Version
 from turnloom.store import codec
 from turnloom.store.keys import partition, place_in_thread, split
 from turnloom.store.large import INLINE_BYTES, pack, unpack
 
 DAY_SECONDS = 24 * 3600
 LOG_SECONDS = DAY_SECONDS
+BLOB_SECONDS = 20 * 60
+"""After how long the writer of a blob has named it in a row, or never will; no function runs longer than 15 minutes."""
 REMEMBERED = 2048
 REMEMBERED_CHARACTERS = 8_000
 """How many turns that rest a process keeps folded, and how long these may be: history is read again and again."""
@@ -103,12 +104,13 @@ class Batch:
 class Turns:
     """The turns of one API."""
 
-    def __init__(self, api: str, table: Table, log: Table, blobs: Blobs, *, listed: bool = False) -> None:
+    def __init__(self, api: str, table: Table, log: Table, blobs: Blobs, clock: Clock, *, listed: bool = False) -> None:
         self.api = api
         self._table = table
         self._log = log
         self._blobs = blobs
         self._listed = listed
+        self._clock = clock
         self._remembered: dict[tuple[str, str, str, int], Record] = {}
 
     # --- writing
@@ -133,6 +135,7 @@ class Turns:
         Raises ConditionFailed when someone else wrote the row in the meantime.
         """
         row = await self._row(replace(record, version=record.version + 1))
+        await self._check_later(record.place, record.blob)
         await self._put(self._table, row, Version(record.version))
         await self._drop_blob(record.blob)
         return replace(record, version=row.version, blob=row.value.get("blob"))
@@ -149,7 +152,7 @@ class Turns:
         Raises ConditionFailed when the number of the batch is taken.
         """
         number = record.batches
-        value = {**await self._packed(events, partial(_log_blob_key, record)), "lease": lease}
+        value = {**await self._packed(record, events, _log_blob_key), "lease": lease}
         expires = lease // 1_000_000 + LOG_SECONDS
         row = Row(self._log_of(record), place_in_thread(number), value, expires=expires)
         await self._put(self._log, row, Absent())
@@ -182,15 +185,27 @@ class Turns:
     async def delete(self, record: Record) -> None:
         """Remove the turn and all that belongs to it; a driver at work on it finds out at its next append.
 
-        For that driver the fence stays until it expires, also the one of a turn that was cancelled a moment ago.
-        Raises ConditionFailed when someone else wrote the row in the meantime, or removed it.
+        For that driver the fence stays until it expires. Raises ConditionFailed when someone else wrote the row in the
+        meantime, or removed it.
         """
+        await self._check_later(record.place, record.blob)
         await self._table.delete(*self._key(record.place), Version(record.version))
         await self._drop_blob(record.blob)
         if record.running:
             record = await self.fence(record, record.lease)
-        fenced = record.running or record.turn.status == "cancelled"
-        await self._drop_log(record, but=record.batches - 1 if fenced else None)
+        await self._drop_log(record)
+
+    async def remove_unnamed_blobs(self) -> None:
+        """Remove the blobs that no row names, since their writer died between the two, or the one who replaced them."""
+        while True:
+            page = await self._log.query(self._checks, before=f"{self._clock.now():017d}", limit=50)
+            for check in page.rows:
+                blob, row = check.value["blob"], await self._table.get(*check.value["row"])
+                if row is None or row.value.get("blob") != blob:
+                    await self._blobs.delete(blob)
+                await self._log.delete(check.partition, check.sort)
+            if not page.more:
+                return
 
     # --- reading
 
@@ -318,20 +333,36 @@ class Turns:
             value["lease"] = record.lease
             if record.secrets:
                 value["secrets"] = record.secrets
-        value |= await self._packed(record.events, partial(_blob_key, record))
+        value |= await self._packed(record, record.events, _blob_key)
         return Row(*self._key(record.place), value, record.version, record.expires, self._indexes(record))
 
-    async def _packed(self, events: Sequence[Event], key: Callable[[], str]) -> dict[str, Any]:
+    async def _packed(self, record: Record, events: Sequence[Event], key: Callable[[Record], str]) -> dict[str, Any]:
         """The events as a row has them: `events`, or in place of what it could not hold `blob`, which is written."""
         dumped = codec.dump(events)
         # Only what is long by any measure is worth writing out twice to know its size: escaped, a character takes 12.
         if len(events) > 200 or len(str(dumped)) > INLINE_BYTES // 12:
             packed = pack(dumped)
             if len(packed) > INLINE_BYTES:
-                blob = key()
+                blob = key(record)
+                await self._check_later(record.place, blob)
                 await self._blobs.put(blob, packed)
                 return {"blob": blob}
         return {"events": dumped}
+
+    @property
+    def _checks(self) -> str:
+        """The partition of the log that holds what `remove_unnamed_blobs` is to check; no turn has it."""
+        return f"blobs-{self.api}"
+
+    async def _check_later(self, place: Place, blob: str | None) -> None:
+        """Have it checked whether the row names the blob, which is about to be written or replaced, as we may die.
+
+        Those of the log are removed by the bucket in a day or two.
+        """
+        if blob is not None and not blob.startswith("log/"):
+            due = self._clock.now() + BLOB_SECONDS * 1_000_000
+            value = {"blob": blob, "row": list(self._key(place))}
+            await self._log.put(Row(self._checks, f"{due:017d}#{blob}", value))
 
     def _indexes(self, record: Record) -> dict[str, tuple[str, str]]:
         place, indexes = record.place, {}
@@ -417,14 +448,14 @@ class Turns:
         if key is not None:
             await self._blobs.delete(key)
 
-    async def _drop_log(self, record: Record, but: int | None = None) -> None:
+    async def _drop_log(self, record: Record) -> None:
+        """Remove the batches, but not the fences: a driver that was overtaken long ago may not have met its own yet."""
         key = self._log_of(record)
-        kept = None if but is None else place_in_thread(but)
         after: str | None = None
         while True:
             page = await self._log.query(key, after=after)
             for row in page.rows:
-                if row.sort != kept:
+                if not _is_fence(row):
                     await self._log.delete(row.partition, row.sort)
                     await self._drop_blob(row.value.get("blob"))
             if not page.more:
@@ -449,6 +480,11 @@ def stand_in(identifier: str, running: bool) -> tuple[Event, ...]:
     start = TurnStarted(at, ())
     message = "The stored content is lost."
     return (start,) if running else (start, TurnFailed(at + 1, ContentLost.code, message))
+
+
+def _is_fence(batch: Row) -> bool:
+    """Whether nothing is told in this row of a log, or only that the turn was taken over."""
+    return all(tag == "taken" for tag, *_ in batch.value.get("events", [[""]]))
 
 
 def _key_of(row: Row) -> tuple[str, str, str, int]:
