@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -17,6 +18,9 @@ from turnloom.usecases.trail import begin, mark_of
 logger = logging.getLogger(__name__)
 
 State = Mapping[str, Any]
+
+SWEEP_EVERY_SECONDS, LEAST_REMOVAL_SECONDS = 55.0, 10.0
+"""A sweep ends before the next one begins; however long it looked for lost drivers, removals have some time."""
 
 
 def step(state: State, kind: str) -> dict[str, Any]:
@@ -38,16 +42,18 @@ def fail(state: State) -> None:
 
 
 def sweep_up() -> dict[str, int]:
-    """Wake turns whose driver was lost, and finish removals that were cut off."""
+    """Wake turns whose driver was lost, then go on with removals until the next sweep is due."""
     return on_loop(_sweep_up())
 
 
 async def _sweep_up() -> dict[str, int]:
-    made = services()
+    made, began = services(), time.monotonic()
+    woken = 0
     try:
-        removed = await dispose_due(made)
-    finally:
         woken = await sweep(made.engine)
+    finally:
+        left = SWEEP_EVERY_SECONDS - (time.monotonic() - began)
+        removed = await dispose_due(made, max(left, LEAST_REMOVAL_SECONDS))
     return {"woken": woken, "removed": removed}
 
 

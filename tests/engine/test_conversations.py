@@ -38,7 +38,7 @@ from turnloom.usecases.services import Limits
 Work = Callable[[], Awaitable[object]]
 
 
-class Killed(Exception):
+class Killed(BaseException):
     """The process ends here."""
 
 

@@ -27,10 +27,12 @@ async def test_it_leaves_nothing_behind(house: House, tmp_path: Path) -> None:
     agents = house.services.agents
     await agents.put("me", Agent("a", LARGE, 1))
     assert len(list((tmp_path / "blobs").glob("*"))) == 1
-    assert await agents.bury("me", "a", house.clock.now())
+    assert await agents.state("me", "a") == "live"
+    await agents.bury("me", "a", house.clock.now())
     assert await agents.get("me", "a") is None and await agents.all("me") == []
     assert list((tmp_path / "blobs").glob("*")) == []
-    assert await agents.bury("me", "a", house.clock.now()), "to delete it again is no error"
+    assert await agents.state("me", "a") == "deleted"
+    assert await agents.state("me", "b") is None
 
 
 async def test_an_agent_whose_blob_is_gone_is_listed_as_lost_and_can_be_deleted(house: House) -> None:
@@ -41,6 +43,7 @@ async def test_an_agent_whose_blob_is_gone_is_listed_as_lost_and_can_be_deleted(
     assert await agents.get("me", "a") == lost and await agents.all("me") == [lost]
     await agents.bury("me", "a", house.clock.now())
     assert await agents.get("me", "a") is None and await agents.all("me") == []
+    assert await agents.state("me", "a") == "deleted"
 
 
 @pytest.mark.parametrize("length", [1, 100_000])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from turnloom.domain.agent import Agent, Session
 from turnloom.domain.message import JSON
 from turnloom.ports import Blobs, Row, Table
@@ -10,6 +12,8 @@ from turnloom.store.large import INLINE_BYTES, pack, unpack
 
 TOMBSTONE_SECONDS = 3600
 """How long a deletion is remembered, so that repeating it is no error."""
+
+State = Literal["live", "deleted"]
 
 
 class Agents:
@@ -22,12 +26,12 @@ class Agents:
     async def put(self, owner: str, agent: Agent) -> None:
         value: dict[str, JSON] = {"created_at": agent.created_at}
         config = pack(dict(agent.config))
-        if len(config) > INLINE_BYTES:
-            value["blob"] = f"agent/{partition(owner, agent.agent_id)}"
-            await self._blobs.put(value["blob"], config)
-        else:
-            value["config"] = dict(agent.config)
+        large = len(config) > INLINE_BYTES
+        value |= {"blob": f"agent/{partition(owner, agent.agent_id)}"} if large else {"config": dict(agent.config)}
         await self._table.put(Row(partition(owner), agent.agent_id, value))
+        # After the row, so that no crash leaves a blob that no row names; without it there is no agent.
+        if large:
+            await self._blobs.put(value["blob"], config)
 
     async def get(self, owner: str, agent_id: str) -> Agent | None:
         row = await self._table.get(partition(owner), agent_id)
@@ -38,13 +42,17 @@ class Agents:
         found = [await self._agent(row) for row in await every(self._table, partition(owner))]
         return [agent for agent in found if agent is not None]
 
-    async def bury(self, owner: str, agent_id: str, now: int) -> bool:
-        """Hide the agent from now on; whether there is, or lately was, such an agent."""
+    async def state(self, owner: str, agent_id: str) -> State | None:
+        """Whether the agent is there, or was deleted lately; None when there is no trace of it."""
+        return _state(await self._table.get(partition(owner), agent_id))
+
+    async def bury(self, owner: str, agent_id: str, now: int) -> None:
+        """Hide the agent from now on."""
         row = await self._table.get(partition(owner), agent_id)
         # First, so that who comes again after a crash finds the row that names it: without it there is no agent.
         if row is not None and "blob" in row.value:
             await self._blobs.delete(row.value["blob"])
-        return await _hide(self._table, row, now)
+        await _hide(self._table, row, now)
 
     async def _agent(self, row: Row) -> Agent | None:
         """The agent of the row, None for one that is being deleted."""
@@ -73,10 +81,14 @@ class Sessions:
         rows = await every(self._table, partition(owner, agent_id))
         return [_session(row, agent_id) for row in rows if not is_tombstone(row)]
 
-    async def bury(self, owner: str, agent_id: str, session_id: str, now: int) -> bool:
-        """Hide the session from now on; whether there is, or lately was, such a session."""
+    async def state(self, owner: str, agent_id: str, session_id: str) -> State | None:
+        """Whether the session is there, or was deleted lately; None when there is no trace of it."""
+        return _state(await self._table.get(partition(owner, agent_id), session_id))
+
+    async def bury(self, owner: str, agent_id: str, session_id: str, now: int) -> None:
+        """Hide the session from now on."""
         row = await self._table.get(partition(owner, agent_id), session_id)
-        return await _hide(self._table, row, now)
+        await _hide(self._table, row, now)
 
 
 async def every(table: Table, key: str) -> list[Row]:
@@ -91,12 +103,18 @@ async def every(table: Table, key: str) -> list[Row]:
         after = page.rows[-1].sort
 
 
-async def _hide(table: Table, row: Row | None, now: int) -> bool:
-    """Put a tombstone in the row's place; whether there was a row or a tombstone."""
-    if row is not None and not is_tombstone(row):
+async def _hide(table: Table, row: Row | None, now: int) -> None:
+    """Put a tombstone in the row's place, if there is a row."""
+    if _state(row) == "live":
+        assert row is not None
         expires = now // 1_000_000 + TOMBSTONE_SECONDS
         await table.put(Row(row.partition, row.sort, {"deleted_at": now}, expires=expires))
-    return row is not None
+
+
+def _state(row: Row | None) -> State | None:
+    if row is None:
+        return None
+    return "deleted" if is_tombstone(row) else "live"
 
 
 def is_tombstone(row: Row) -> bool:

@@ -1,9 +1,9 @@
 """What is to be removed, and when: a list that survives the process which began the removal.
 
-Deleting an agent or a session writes its name here first, then hides it, then removes it piece by piece, then takes
-the name off. Whoever dies in between leaves the name, and the sweeper goes on. A session that is to expire is on the
-list from its start, due when it may be over. The name of a conversation stays when it is removed, due when everybody
-who was at work in it must have ended: the sweeper then removes what they have left.
+Deleting an agent, a session or a conversation writes its name here first, then hides it, then removes it piece by
+piece. The name is due when everybody who was at work in it must have ended: the sweeper then removes what they have
+left, and what the one who deleted it has left if that one died. A removal that takes long is put here a second time,
+due at once. What is to expire is on the list from its start, due when it may be over.
 """
 
 from __future__ import annotations

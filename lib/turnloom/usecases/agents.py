@@ -10,7 +10,7 @@ from turnloom.domain.errors import ContentLost, NotFound
 from turnloom.domain.ids import new_id
 from turnloom.domain.message import JSON
 from turnloom.store.disposal import Disposable
-from turnloom.usecases.disposal import DAY, dispose
+from turnloom.usecases.disposal import DAY, remove
 from turnloom.usecases.services import Services
 
 
@@ -45,7 +45,7 @@ async def _find_agent(services: Services, owner: str, agent_id: str) -> Agent:
 
 async def delete_agent(services: Services, owner: str, agent_id: str) -> None:
     """Hide the agent at once, then remove its sessions and turns; a repeat within the hour is no error."""
-    await _delete(services, Disposable(owner, agent_id))
+    await remove(services, Disposable(owner, agent_id))
 
 
 async def create_session(services: Services, owner: str, agent_id: str, name: str) -> Session:
@@ -80,13 +80,4 @@ async def list_sessions(services: Services, owner: str, agent_id: str) -> list[S
 async def delete_session(services: Services, owner: str, agent_id: str, session_id: str) -> None:
     """Hide the session at once, then remove its turns; a repeat within the hour is no error."""
     await _find_agent(services, owner, agent_id)
-    await _delete(services, Disposable(owner, agent_id, session_id))
-
-
-async def _delete(services: Services, thing: Disposable) -> None:
-    now = services.clock.now()
-    entry = await services.disposal.put(thing, now)
-    try:
-        await dispose(services, thing)
-    finally:
-        await services.disposal.take_off(entry)
+    await remove(services, Disposable(owner, agent_id, session_id))

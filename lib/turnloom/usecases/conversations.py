@@ -42,7 +42,7 @@ from turnloom.store.conversations import Conversation, thread_of
 from turnloom.store.disposal import Disposable
 from turnloom.store.turns import Place, Record
 from turnloom.usecases.chains import counts, may_count
-from turnloom.usecases.disposal import DAY, dispose
+from turnloom.usecases.disposal import DAY, remove
 from turnloom.usecases.services import Services
 
 TAIL = 20
@@ -88,8 +88,7 @@ async def update_conversation(
 
 async def delete_conversation(services: Services, owner: str, conversation_id: str) -> None:
     """Remove the conversation and what was put into it; the responses that were made in it stay."""
-    await get_conversation(services, owner, conversation_id)
-    await dispose(services, Disposable(owner, conversation_id=conversation_id))
+    await remove(services, Disposable(owner, conversation_id=conversation_id))
 
 
 async def conversation_records(services: Services, owner: str, conversation_id: str) -> list[Record]:

@@ -138,15 +138,22 @@ async def delete_response(services: Services, owner: str, response_id: str) -> N
     """Remove the response with its items and log; one that is running stops. Its conversation keeps what it said."""
     while True:
         record = await find_response(services, owner, response_id)
-        kept = in_conversation(record) and record.turn.status == "completed"
         try:
-            if kept:
+            if record.turn.status == "completed" and await _is_in_live_conversation(services, record):
                 await take_back(services, await services.responses.rewrite(blanked(replace(record, hidden=True))))
             else:
                 await services.responses.delete(record)
             return
         except ConditionFailed:
             continue
+
+
+async def _is_in_live_conversation(services: Services, record: Record) -> bool:
+    """Whether a conversation still has the response. One that is gone has had its last look, and keeps nothing."""
+    conversation_id = record.origin.get("conversation")
+    if conversation_id is None:
+        return False
+    return await services.conversations.get(record.place.owner, conversation_id) is not None
 
 
 async def response_brief(services: Services, record: Record) -> Brief:

@@ -22,12 +22,13 @@ class Limits:
     """Settings of a deployment: the most model calls in a turn, and for how many days things are kept.
 
     `session_days` are for sessions without persistence, `retention_days` for responses and conversations (None: until
-    they are deleted).
+    they are deleted). `removal_seconds` is how long a request that deletes something works at it.
     """
 
     inferences: int = 50
     session_days: int = 30
     retention_days: int | None = None
+    removal_seconds: float = 5.0
 
 
 @dataclass(frozen=True, slots=True)
