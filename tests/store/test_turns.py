@@ -417,3 +417,15 @@ async def test_a_batch_whose_blob_is_gone_is_lost_and_makes_no_shorter_turn(hous
     assert [batch.content_lost for batch in await turns.tail(record)] == [True]
     loaded = await turns.load(PLACE)
     assert loaded is not None and loaded.content_lost
+
+
+async def test_a_log_that_is_being_removed_is_read_up_to_the_gap(house: House) -> None:
+    turns = house.services.turns
+    record = opened(house)
+    await turns.open(record)
+    lease = house.clock.now() + LEASE
+    for events in (said(house, "one")[:1], said(house, "one")[1:]):
+        record = await turns.append(record, events, lease)
+    await turns._log.delete(turns._log_of(record), "0000000000")
+    loaded = await turns.load(PLACE)
+    assert loaded is not None and loaded.batches == 0 and len(loaded.events) == 1

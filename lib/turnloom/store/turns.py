@@ -222,13 +222,14 @@ class Turns:
         return None if row is None else await self._read(row)
 
     async def tail(self, record: Record) -> list[Batch]:
-        """The batches logged after those that the record knows, in order."""
+        """The batches logged after those that the record knows, in order, up to a gap: the turn is being deleted."""
         after = place_in_thread(record.batches - 1) if record.batches else None
         batches: list[Batch] = []
         while True:
             page = await self._log.query(self._log_of(record), after=after)
             for row in page.rows:
-                batch = await self._batch(row)
+                expected = record.batches + len(batches)
+                batch = await self._batch(row) if int(row.sort) == expected else None
                 if batch is None:
                     return batches
                 batches.append(batch)
