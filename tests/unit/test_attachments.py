@@ -291,11 +291,25 @@ async def test_a_pdf_without_text_is_refused(services: Services) -> None:
 async def test_a_name_with_a_type_tells_what_a_store_without_types_does_not(
     services: Services, documents: InlineDocuments
 ) -> None:
-    documents.files[PLACE] = FetchedFile(b"<p>\xff</p>", "binary/octet-stream", "a.html")
+    documents.files[PLACE] = FetchedFile("<p>é</p>".encode(), "binary/octet-stream", "a.html")
     made = await prepared(services, "me", [message(at(), {"type": "input_text", "text": "x"})])
     [shown] = read(made, True)
     assert isinstance(shown, UserMessage)
-    assert shown.content[0] == TextPart("a.html\n\n<p>\N{REPLACEMENT CHARACTER}</p>")
+    assert shown.content[0] == TextPart("a.html\n\n<p>é</p>")
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        sent(b"1;\xff", "text/csv", "a.csv"),
+        sent("é".encode("latin-1"), "text/plain; charset=us-ascii", "a.txt"),
+        sent(b"x", "text/plain; charset=no-such-one", "a.txt"),
+    ],
+)
+async def test_a_text_whose_bytes_do_not_fit_its_charset_is_refused(services: Services, part: dict[str, Any]) -> None:
+    refused = await refusal(services, message(part))
+    assert (refused.code, refused.param) == ("unsupported_file", "input[0].content[0].file_data")
+    assert part["filename"] in refused.message
 
 
 class NeverThere(InlineDocuments):

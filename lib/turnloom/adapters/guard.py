@@ -10,8 +10,6 @@ It follows https://www.iana.org/assignments/iana-ipv4-special-registry and .../i
 from __future__ import annotations
 
 import asyncio
-import codecs
-import re
 import socket
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -34,8 +32,6 @@ Lookup = Callable[..., Sequence[tuple[Any, ...]]]
 MIB = 1024 * 1024
 _REDIRECTS = 3
 _PORTS = {"http": 80, "https": 443}
-_CHARSET = re.compile(r"charset\s*=\s*[\"']?([\w.:-]+)", re.IGNORECASE)
-_SLOW_CODECS = ("idna", "punycode")  # made for host names: they take quadratic time
 _MOST_HOST_CHARACTERS = 253  # RFC 1035; a longer text would only be work for IDNA
 _MOST_ADDRESSES = 8  # of one name: each may take a connection's time before the next is tried
 _NOT_PUBLIC = tuple(
@@ -95,18 +91,6 @@ class Fetched:
     content_type: str
     url: str
     disposition: str = ""
-
-
-def text_of(content: bytes, content_type: str) -> str:
-    """The text of bytes, in the charset of their content type, by default UTF-8; raises UnicodeError."""
-    named = _CHARSET.search(content_type)
-    try:
-        codec = codecs.lookup(named[1] if named else "utf-8").name
-        if codec in _SLOW_CODECS:
-            raise LookupError(codec)
-        return content.decode("utf-8-sig" if codec == "utf-8" else codec)
-    except LookupError:
-        raise UnicodeError("the charset is not known") from None
 
 
 def place_of(url: str) -> str:

@@ -12,10 +12,11 @@ from email.message import Message
 from email.utils import collapse_rfc2231_value
 from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
-from turnloom.adapters.guard import MIB, Fetched, Guard, text_of
+from turnloom.adapters.guard import MIB, Fetched, Guard
 from turnloom.adapters.pdf import PdfReader
 from turnloom.domain.errors import InvalidRequest
 from turnloom.domain.message import JSON
+from turnloom.domain.text_decoding import decode_text
 from turnloom.ports import FetchedFile
 
 _MOST_BYTES = MIB
@@ -78,9 +79,9 @@ def check_document(content: JSON, mime_type: str, guard: Guard) -> str | _Addres
     _check_kind(mime_type)
     match content:
         case {"uri": str(uri)}:
-            return _addressed(uri, guard)
+            return _addressed(uri, mime_type, guard)
         case str() if _ADDRESS.fullmatch(content.strip()):
-            return _addressed(content.strip(), guard)
+            return _addressed(content.strip(), mime_type, guard)
         case list():
             return _bounded("\n".join(map(_inline, content)))
         case _:
@@ -97,15 +98,15 @@ def _inline(item: JSON) -> str:
             raise _rejected("a document must be a text, text items, or an object with a uri")
 
 
-def _addressed(url: str, guard: Guard) -> str | _Address:
+def _addressed(url: str, mime_type: str, guard: Guard) -> str | _Address:
     if url[:5].lower() == "data:":
-        return _bounded(_data(url))
+        return _bounded(_data(url, mime_type))
     guard.check_form(url, code="document_rejected")
     return _Address(url)
 
 
-def _data(url: str) -> str:
-    """The text of a `data:` URL (RFC 2397)."""
+def _data(url: str, mime_type: str) -> str:
+    """The text of a `data:` URL (RFC 2397); where it names no charset, that of the document's type counts."""
     head, comma, payload = url[5:].partition(",")
     if not comma:
         raise _rejected("the data: address is malformed")
@@ -117,12 +118,12 @@ def _data(url: str) -> str:
             content = base64.b64decode(b"".join(content.split()), validate=True)
         except ValueError:
             raise _rejected("the data: address is not valid base64") from None
-    return _text(content, kind)
+    return _text(content, kind if "charset" in kind.lower() else mime_type)
 
 
 def _text(content: bytes, content_type: str) -> str:
     try:
-        return text_of(content, content_type)
+        return decode_text(content, content_type)
     except UnicodeError:
         raise _rejected("its bytes are not text in the charset that it declares, or in UTF-8") from None
 
@@ -152,7 +153,7 @@ def _in_utf8(fetched: Fetched) -> bytes:
     if not told.lower().startswith("text/") or content.startswith(b"%PDF-"):
         return content
     try:
-        return text_of(content, told).encode()
+        return decode_text(content, told).encode()
     except UnicodeError:
         return content
 

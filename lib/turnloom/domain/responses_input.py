@@ -37,6 +37,7 @@ from turnloom.domain.message import (
     ToolMessage,
     UserMessage,
 )
+from turnloom.domain.text_decoding import decode_text
 from turnloom.domain.transcript import NOT_ALLOWED, Dialect, content_text, part_of_result, summary_message
 from turnloom.domain.turn import Call, Inference, Turn, remembered
 
@@ -92,18 +93,19 @@ _MOST_ESCAPES = 100_000
 
 
 def file_content(data: str) -> tuple[str | None, bytes]:
-    """Media type, if it is told, and bytes of a data URL or of bare base64. Raises ValueError when it is neither."""
+    """Content type, if it is told, and bytes of a data URL or of bare base64. Raises ValueError when it is neither."""
     head, comma, body = data.partition(",")
     if not (comma and head.startswith("data:")):
         return None, _unbase64(data)
     if len(head) > _MOST_HEAD_CHARACTERS:
         raise ValueError("the media type of a data URL is too long")
     media, *parameters = head.removeprefix("data:").split(";")
+    told = ";".join([media, *(parameter for parameter in parameters if parameter != "base64")])
     if "base64" in parameters:
-        return media, _unbase64(body)
+        return told, _unbase64(body)
     if body.count("%") > _MOST_ESCAPES:
         raise ValueError("a data URL with so many escapes takes long to decode")
-    return media, unquote_to_bytes(body)
+    return told, unquote_to_bytes(body)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,15 +118,27 @@ class File:
     text: str | None
 
 
-def opened_file(part: Item) -> File:
-    """The file in the `file_data` of a part of content. Raises ValueError when that cannot be decoded."""
-    return file_of(part.get("filename"), *file_content(part["file_data"]))
+def opened_file(part: Item, errors: str = "strict") -> File:
+    """The file in the `file_data` of a part of content. Raises ValueError when that cannot be decoded.
+
+    Raises InvalidRequest as `file_of` does, unless `errors` is "replace".
+    """
+    return file_of(part.get("filename"), *file_content(part["file_data"]), errors)
 
 
-def file_of(name: str | None, told: str | None, content: bytes) -> File:
-    """The file with this content and name, if it has one, and the media type that was told for it, if any was."""
+def file_of(name: str | None, told: str | None, content: bytes, errors: str = "strict") -> File:
+    """The file with this content and name, if it has one, and the content type that was told for it, if any was.
+
+    Raises InvalidRequest (`unsupported_file`) for a text whose bytes do not fit its charset, unless `errors` is
+    "replace": then U+FFFD stands for what does not fit.
+    """
     media = _file_media(told, name or "", content)
-    return File(name or _UNNAMED, media or "application/octet-stream", content, _file_text(media, content))
+    try:
+        text = _file_text(media, told or "", content, errors)
+    except UnicodeError:
+        message = f"'{name or _UNNAMED}' is no text in the charset that it declares, or in UTF-8"
+        raise InvalidRequest(message, code="unsupported_file") from None
+    return File(name or _UNNAMED, media or "application/octet-stream", content, text)
 
 
 def hidden(item: Item) -> frozenset[str]:
@@ -374,7 +388,8 @@ _DETAIL: dict[JSON, str] = {"original": "high"}
 def _file(part: Item) -> TextPart | FilePart:
     if "text" in part:
         return TextPart(f"{part.get('filename') or _UNNAMED}\n\n{part['text']}")
-    file = opened_file(part)
+    # What was taken once is read for good, also where it would be refused today.
+    file = opened_file(part, "replace")
     if file.text is not None:
         return TextPart(f"{file.name}\n\n{file.text}")
     return FilePart(f"data:{file.media};base64,{base64.b64encode(file.content).decode()}", file.name)
@@ -384,15 +399,18 @@ def _file_media(told: str | None, name: str, content: bytes) -> str | None:
     """The media type by the first bytes, as it is told, or by the file's name; None when nothing tells it."""
     if content.startswith(b"%PDF-"):
         return PDF
-    media = told.strip().lower() if told else None
+    media = told.partition(";")[0].strip().lower() if told else None
     if media not in _UNTYPED_MEDIA:
         return media
     guessed, packed = mimetypes.guess_type(PurePosixPath(name).name)
     return None if packed else guessed
 
 
-def _file_text(media: str | None, content: bytes) -> str | None:
-    """The text of a file of text; None for any other. What has no type is text if it reads like it."""
+def _file_text(media: str | None, content_type: str, content: bytes, errors: str) -> str | None:
+    """The text of a file of text; None for any other. What has no type is text if it reads like it.
+
+    Raises UnicodeError.
+    """
     if media in _UNTYPED_MEDIA:
         try:
             return None if b"\0" in content else content.decode("utf-8-sig")
@@ -400,7 +418,7 @@ def _file_text(media: str | None, content: bytes) -> str | None:
             return None
     assert media is not None
     known = media.startswith("text/") or media in _TEXT_MEDIA or media.endswith(("+json", "+xml"))
-    return content.decode("utf-8-sig", errors="replace") if known else None
+    return decode_text(content, content_type, errors) if known else None
 
 
 def _reasoning(item: Item) -> str:

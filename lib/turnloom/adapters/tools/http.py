@@ -10,12 +10,13 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
-from turnloom.adapters.guard import MIB, Guard, text_of
+from turnloom.adapters.guard import MIB, Guard
 from turnloom.adapters.masking import mask
 from turnloom.adapters.tools.failure import ToolFailed, illegal_header, secrets_of
 from turnloom.domain.errors import InvalidRequest
 from turnloom.domain.message import JSON, Tool, ToolSource
 from turnloom.domain.text import repaired
+from turnloom.domain.text_decoding import decode_text
 from turnloom.domain.tool_schema import parameters_schema, schema_fault
 
 if TYPE_CHECKING:
@@ -204,7 +205,7 @@ async def _answer(source: ToolSource, response: httpx2.Response, headers: Mappin
     content, whole = await first_bytes(response, _MOST_BYTES)
     status = response.status_code
     try:
-        text = repaired(text_of(content, response.headers.get("content-type", "")))
+        text = repaired(decode_text(content, response.headers.get("content-type", "")))
     except UnicodeError:
         text = ""
     if not response.is_success:
