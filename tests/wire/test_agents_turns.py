@@ -492,7 +492,7 @@ def test_deleting_an_agent_leaves_nothing_of_it(api: Agents) -> None:
     assert api.http.delete(agent).status_code == 404
 
 
-@pytest.mark.parametrize("content", [b'"\\ud800"', b"NaN", b"1e999"])
+@pytest.mark.parametrize("content", [b"NaN", b"1e999"])
 def test_a_body_that_could_not_be_stored_is_refused(api: Agents, content: bytes) -> None:
     agent = api.agent()
     body = b'{"session_name": "s", "more": ' + content + b"}"
@@ -510,7 +510,6 @@ def test_headers_for_tool_servers_must_be_headers(api: Agents) -> None:
         "[]",
         "{",
         deep,
-        '{"x": "\\ud800"}',
     ):
         headers = {"x-llamastack-provider-data": given}
         answer = api.http.post(

@@ -75,7 +75,6 @@ def test_a_string_is_one_message_of_the_user() -> None:
         b'"x"',
         b"\xff{}",
         b'{"model": NaN}',
-        b'{"model": "\\ud800", "input": "x"}',
         b"[" * 100_000,
         b'{"model": "m", "input": "x", "y":' + b"[" * 100 + b"]" * 100 + b"}",
     ],
@@ -87,6 +86,19 @@ def test_a_body_that_is_no_json_object_is_refused(body: bytes) -> None:
 def test_a_pair_of_surrogates_is_a_character() -> None:
     asked = parse_create(b'{"model":"m","input":"\\ud83d\\ude00"}')
     assert asked.input[0]["content"] == "\U0001f600"
+
+
+def test_half_of_a_pair_of_surrogates_becomes_the_replacement_character() -> None:
+    asked = parse_create(b'{"model":"m","input":"a\\ud83d b\\uDE00"}')
+    assert asked.input[0]["content"] == "a\ufffd b\ufffd"
+
+
+def test_a_byte_order_mark_is_skipped() -> None:
+    assert parse_create(b'\xef\xbb\xbf{"model":"m","input":"x"}').settings["model"] == "m"
+
+
+def test_a_body_in_another_encoding_is_refused_by_its_reason() -> None:
+    assert "UTF-8" in refused('{"model":"m","input":"x"}'.encode("utf-16")).message
 
 
 def test_null_means_not_given() -> None:

@@ -17,6 +17,11 @@ def repair(text: str) -> str:
     return text if text.isascii() else _decoder().decode(_octets(text), final=True)
 
 
+def repair_json(text: str) -> str:
+    """Return the JSON text with U+FFFD in place of every escape that is half of a surrogate pair."""
+    return _repair_escapes(text) if "\\ud" in text or "\\uD" in text else text
+
+
 class TextRepair:
     """The repair of a text that comes in fragments: a pair may be split over two of them."""
 

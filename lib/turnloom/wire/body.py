@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from turnloom.domain.errors import InvalidRequest, TooLarge, UnsupportedEncoding
 from turnloom.domain.message import JSON
+from turnloom.domain.surrogates import repair_json
 
 JSONObject = dict[str, Any]
 
@@ -66,16 +67,18 @@ def _decode(body: bytes, coding: str) -> bytes:
 def json_object(body: bytes, where: str = "The body of the request") -> JSONObject:
     """The object that the body, or the part of the request that `where` names, holds. Raises InvalidRequest.
 
-    What other programs could not read is refused too: NaN, halves of surrogate pairs, endless nesting. So is what
-    would keep the event loop busy: more than `MOST_VALUES` values.
+    A byte order mark is skipped, and halves of surrogate pairs become U+FFFD. What other programs could not read is
+    refused: NaN, endless nesting. So is what would keep the event loop busy: more than `MOST_VALUES` values.
     """
     if body.count(b"[") + body.count(b"{") > 2 * MOST_VALUES:
         # Reading so many takes long already. In texts, which may hold brackets too, there are never so many.
         raise _too_many_values(where)
     try:
-        value = json.loads(body.decode(), parse_constant=_no_json, parse_float=_finite)
-        if b"\\ud" in body.lower():
-            json.dumps(value, ensure_ascii=False).encode()
+        text = body.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise InvalidRequest(f"{where} is not valid JSON: it is not encoded in UTF-8.") from None
+    try:
+        value = json.loads(repair_json(text), parse_constant=_no_json, parse_float=_finite)
     except (ValueError, RecursionError):
         raise InvalidRequest(f"{where} is not valid JSON.") from None
     if not isinstance(value, dict):
