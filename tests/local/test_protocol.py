@@ -27,7 +27,7 @@ async def port(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[int]:
     """A server whose limits of time are short."""
     monkeypatch.setattr(protocol, "HEADER_SECONDS", 0.2)
     monkeypatch.setattr(protocol, "BODY_SECONDS", 0.2)
-    config = uvicorn.Config(app, port=0, http=BoundedProtocol, log_level="warning", lifespan="off")
+    config = uvicorn.Config(app, port=0, http=BoundedProtocol, ws="none", log_level="warning", lifespan="off")
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve())
     while not server.started:  # noqa: ASYNC110
@@ -54,6 +54,12 @@ async def answer(port: int, *pieces: bytes) -> bytes:
 @pytest.mark.parametrize("start", [b"", b"GET / HTTP/1.1\r\n", b"GET / HTTP/1.1\r\nhost: x\r\nx: "])
 async def test_headers_that_do_not_come_end_the_connection(port: int, start: bytes) -> None:
     assert await answer(port, start) == b""
+
+
+async def test_a_request_to_upgrade_is_the_routes_to_answer(port: int, caplog: pytest.LogCaptureFixture) -> None:
+    asked = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n"
+    assert (await answer(port, asked)).startswith(b"HTTP/1.1 200")
+    assert not caplog.records
 
 
 async def test_a_body_that_does_not_come_ends_the_connection(port: int) -> None:

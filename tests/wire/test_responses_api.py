@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 from typing import Any
 
 import openai
@@ -401,6 +402,30 @@ def test_a_reference_to_tools_that_came_as_an_item_asks_the_server_where_it_is(a
         assert {tool.source.endpoint for tool in asked.tools if tool.source is not None} == {url}
 
 
+@pytest.mark.parametrize("path", ["/v1/responses", "/v1/openai/v1/responses"])
+def test_a_tool_server_gets_the_headers_of_the_provider_data(api: Agents, path: str) -> None:
+    api.house.tools.functions = {"look": lambda: "seen"}
+    url, secrets = "https://tools.example/mcp", {"Authorization": "Bearer zz-secret-1"}
+    server = {"type": "mcp", "server_label": "s", "server_url": url, "require_approval": "never"}
+    api.house.model.calls(("look", {}))
+    api.house.model.says("Done.")
+    made = api.http.post(
+        path,
+        json={"model": "m", "input": "Go.", "tools": [server]},
+        headers={"x-llamastack-provider-data": json.dumps({"mcp_headers": {url: secrets}})},
+    )
+    [(_, _, scope)] = api.house.tools.ran
+    assert scope.provider_data == {"mcp_headers": {url: secrets}}
+    stored = api.http.get(f"/v1/responses/{made.json()['id']}?stream=true").text
+    assert "zz-secret" not in made.text + stored
+
+
+def test_a_websocket_handshake_is_answered_by_a_clear_refusal(api: Agents) -> None:
+    asked = {"connection": "Upgrade", "upgrade": "websocket", "sec-websocket-version": "13", "sec-websocket-key": "a"}
+    answer = api.http.get("/v1/responses", headers=asked)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (426, "websocket_not_supported")
+
+
 def test_a_client_that_drops_its_stream_loses_nothing(api: Agents, client: OpenAI) -> None:
     gate = asyncio.Event()
     api.house.model.answers(TextChunk("Hel"), gate, TextChunk("lo"), *_end())
@@ -467,7 +492,6 @@ def test_logprobs_that_came_unasked_are_shown_to_who_asks_later(api: Agents, cli
         b'{"model": "m", "input": [{"type": "computer_call", "call_id": ["x"]}]}',
         b'{"model": "m", "input": "x", "tools": [{"type": "foo", "a": 1e999}]}',
         b'{"model": "m", "input": "x", "tools": [{"type": "mcp", "server_label": "s", "server_url": "http://[::1"}]}',
-        b'{"model": "m", "input": "\\ud83d"}',
     ],
 )
 def test_what_cannot_be_stored_or_sent_on_is_refused(api: Agents, body: bytes) -> None:

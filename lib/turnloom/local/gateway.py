@@ -186,6 +186,7 @@ def main() -> None:
         host=given.host,
         port=given.port,
         http=BoundedProtocol,
+        ws="none",
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=2,

@@ -54,6 +54,9 @@ class BoundedProtocol(HttpToolsProtocol):
         self._stop_timer()
         super().connection_lost(exc)
 
+    def _unsupported_upgrade_warning(self) -> None:
+        """Say nothing: the route that is asked to upgrade answers for itself."""
+
     def _await_headers(self) -> None:
         self._in_headers, self._size = True, 0
         self._start_timer(HEADER_SECONDS)

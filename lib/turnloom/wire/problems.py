@@ -39,6 +39,7 @@ _STATUS: dict[str, int] = {
     "conversation_locked": 409,
     "idempotency_key_in_use": 409,
     "idempotency_key_reused": 422,
+    "websocket_not_supported": 426,
     "payload_too_large": 413,
     "unsupported_content_encoding": 415,
     "mcp_server_unavailable": 424,

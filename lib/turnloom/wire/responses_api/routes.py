@@ -19,13 +19,12 @@ from turnloom.engine.follow import Followed
 from turnloom.engine.inline import Run
 from turnloom.usecases import contexts, responses
 from turnloom.usecases.attachments import prepared
-from turnloom.usecases.callers import Caller
 from turnloom.usecases.chains import get_response
 from turnloom.usecases.idempotency import give_up, join
 from turnloom.usecases.responses import ResponseRequest
 from turnloom.usecases.services import Services
 from turnloom.wire import sse
-from turnloom.wire.app import Home, Owner, Route, application
+from turnloom.wire.app import Home, Owner, Route, application, caller_of
 from turnloom.wire.json_text import JSONAnswer
 from turnloom.wire.patience import patiently, while_connected
 from turnloom.wire.problems import headers_of, responses_envelope, responses_status
@@ -75,7 +74,8 @@ async def create_openai_response(request: Request, services: Home, owner: Owner)
     run: Run | Followed | None = await join(services, owner, key, fingerprint)
     if run is None:
         wanted = await _wanted(services, owner, asked, key=key, fingerprint=fingerprint)
-        run = await responses.create_response(services, Caller(owner, asked.secrets), wanted)
+        caller = replace(caller_of(request, owner), headers=asked.secrets)
+        run = await responses.create_response(services, caller, wanted)
     view = View(alias, sealer(services, owner), asked.include_obfuscation)
     try:
         return await _answer(request, asked, run, view)
@@ -122,6 +122,8 @@ def _including(turn: Turn, included: Sequence[str]) -> Turn:
 
 
 async def list_openai_responses(request: Request, services: Home, owner: Owner) -> JSONAnswer:
+    if request.headers.get("upgrade", "").lower() == "websocket":
+        raise InvalidRequest("There is no WebSocket mode: send POST /v1/responses.", code="websocket_not_supported")
     query = request.query_params
     limit = integer("limit", query.get("limit", "50"), least=1, most=100)
     records, more = await responses.list_responses(
