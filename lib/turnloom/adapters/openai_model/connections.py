@@ -73,7 +73,8 @@ class Connections:
             timeout=timeout,
             max_retries=0,
             default_headers={"Accept-Encoding": "identity"},
+            # A redirect would hand the conversation to whatever host the endpoint names.
             http_client=openai.DefaultAsyncHttpxClient(
-                timeout=timeout, verify=self._tls, event_hooks={"response": [bound]}
+                timeout=timeout, verify=self._tls, event_hooks={"response": [bound]}, follow_redirects=False
             ),
         )
