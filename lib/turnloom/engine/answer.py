@@ -20,7 +20,7 @@ from turnloom.engine.custom_input import CustomInput
 from turnloom.ports import CallChunk, Finished, TextChunk
 
 MOST_CHARACTERS = 8 * 1024 * 1024
-"""Of one answer, its text and the arguments of its calls: an endpoint may go on for ever."""
+"""Of one answer, its text and its calls: an endpoint may go on for ever."""
 
 
 @dataclass(slots=True)
@@ -62,7 +62,7 @@ class AnswerReader:
 
     def call(self, chunk: CallChunk) -> Iterator[CallStarted | Delta]:
         """What the fragment adds to its call; of several that come mixed, the later ones wait for the earlier."""
-        self._count(chunk.arguments)
+        self._count(chunk.call_id + chunk.name + chunk.arguments)
         if chunk.index == self._open_index:
             yield from self._go_on(chunk)
         elif chunk.index not in self._seen:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from codecs import BOM_UTF8
 from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
@@ -21,6 +22,7 @@ from turnloom.adapters.openai_model.errors import (
     words_of,
 )
 from turnloom.adapters.openai_model.event_stream import event_data
+from turnloom.adapters.openai_model.parsing import parse_document
 from turnloom.domain.errors import UpstreamBroken, UpstreamError, UpstreamTimeout
 from turnloom.domain.json_scanner import JsonScanner
 from turnloom.domain.message import JSON, Usage
@@ -34,10 +36,15 @@ _DRAIN_SECONDS = 0.1
 _SILENT_SECONDS = 900.0
 """For how long an endpoint may send nothing but comments and empty chunks, which say that a model thinks."""
 _MOST_EXTRA_CHARACTERS = 1024 * 1024
+_MOST_LOGPROB_CHARACTERS = 12 * 1024 * 1024
 _MOST_CALLS = 1024
-"""Of one answer."""
-_MOST_TOKENS = 2**53
-"""A larger number is no count, and neither every store nor every JSON reader can hold it."""
+"""Of one answer, as are the characters."""
+_MOST_EXTRA_LEVELS = 100
+"""Of nesting: what is read may be too deep to be written again."""
+_LEAST_LOGPROB = -9999.0
+"""The number that OpenAI gives where the probability is 0, whose logarithm JSON cannot hold."""
+_LARGEST_NUMBER = 2**53
+"""A larger number is no count or time, and neither every store nor every JSON reader can hold it."""
 _MOST_HEAD_BYTES = 4096
 _FIELDS = ("data", "event", "id", "retry", ":")
 
@@ -52,14 +59,14 @@ async def documents_of(response: httpx2.Response) -> AsyncGenerator[JSON]:
         head = await _head(pieces)
         start = head.removeprefix(BOM_UTF8).lstrip()
         if start[:1] in (b"{", b"["):
-            yield json.loads(await _whole(_behind(head, pieces)))
+            yield parse_document(await _whole(_behind(head, pieces)))
             return
         kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "text/event-stream" and not start.startswith(tuple(field.encode() for field in _FIELDS)):
             raise ValueError(f"completions are not sent as {kind!r}")
         async for data in event_data(_behind(head, pieces), MOST_BYTES):
             if data:
-                yield None if data.strip() == "[DONE]" else json.loads(data)
+                yield None if data.strip() == "[DONE]" else parse_document(data)
 
 
 async def _head(pieces: AsyncIterator[bytes]) -> bytes:
@@ -78,13 +85,13 @@ async def _behind(head: bytes, pieces: AsyncIterator[bytes]) -> AsyncIterator[by
         yield piece
 
 
-async def _whole(pieces: AsyncIterator[bytes]) -> bytes:
+async def _whole(pieces: AsyncIterator[bytes]) -> str:
     body = bytearray()
     async for piece in pieces:
         body += piece
         if len(body) > MOST_BYTES:
             raise AnswerTooLarge(MOST_BYTES)
-    return bytes(body).removeprefix(BOM_UTF8)
+    return body.decode("utf-8-sig", "replace")
 
 
 async def next_chunks(documents: AsyncGenerator[JSON], answer: Answer) -> list[Chunk] | None:
@@ -156,6 +163,7 @@ class Answer:
     by_index: dict[JSON, _Call] = field(default_factory=dict)
     texts: dict[str, TextRepair] = field(default_factory=lambda: defaultdict(TextRepair))
     extra_characters: int = 0
+    logprob_characters: int = 0
 
     def read(self, document: JSON) -> list[Chunk]:
         """The chunks of one document, a chunk of a stream or a whole completion.
@@ -214,20 +222,20 @@ class Answer:
         if error := choice.get("error") or delta.get("error"):
             raise self._broken_off(error)
         if (reason := choice.get("finish_reason")) not in _NO_REASONS:
-            self.reason = str(reason)
+            self.reason = repair(str(reason))
         self._add_extras(self.extra, delta, _MESSAGE_KEYS)
         thoughts, said = _voices(delta.get("content"))
         thoughts = _joined(delta.get("reasoning_content") or delta.get("reasoning")) + thoughts
         if reasoning := self._added("reasoning", thoughts):
             yield TextChunk(reasoning, "reasoning")
         if text := self._added("text", said):
-            yield TextChunk(text, "text", _logprobs(logprobs.get("content")))
+            yield TextChunk(text, "text", self._logprobs(logprobs.get("content")))
         if refusal := self._added("refusal", _string(delta.get("refusal"))):
-            yield TextChunk(refusal, "refusal", _logprobs(logprobs.get("refusal")))
+            yield TextChunk(refusal, "refusal", self._logprobs(logprobs.get("refusal")))
         for fragment in delta.get("tool_calls") or ():
-            yield self._call(fragment)
+            yield from self._call(fragment)
         if older := delta.get("function_call"):
-            yield self._call({"index": "function_call", "function": older})
+            yield from self._call({"index": "function_call", "function": older})
 
     def _added(self, block: str, text: str) -> str:
         return self.texts[block].add(text) if text else ""
@@ -237,9 +245,14 @@ class Answer:
         for key, value in given.items():
             if key in known or value in (None, "", [], {}):
                 continue
-            self.extra_characters += len(str(value))
+            written = json.dumps(value, allow_nan=False)
+            self.extra_characters += len(key) + len(written)
             if self.extra_characters > _MOST_EXTRA_CHARACTERS:
                 raise UpstreamBroken("The model endpoint sent too much that is neither text nor calls.")
+            if _levels(value) > _MOST_EXTRA_LEVELS:
+                raise ValueError(f"{key} is nested too deep")
+            value = _repaired(value, written)
+            key = repair(key)
             before = extras.get(key)
             if isinstance(before, dict) and isinstance(value, dict):
                 before.update(value)
@@ -248,11 +261,23 @@ class Answer:
             else:
                 extras[key] = value
 
-    def _call(self, fragment: JSON) -> CallChunk:
+    def _logprobs(self, entries: JSON) -> tuple[JSON, ...]:
+        """The log probabilities of a text's tokens, of which one may be half of a surrogate pair."""
+        if not isinstance(entries, list):
+            return ()
+        written = json.dumps(entries)
+        self.logprob_characters += len(written)
+        if self.logprob_characters > _MOST_LOGPROB_CHARACTERS:
+            raise UpstreamBroken("The model endpoint sent too many log probabilities.")
+        return tuple(_logprob_entries(_repaired(entries, written)))
+
+    def _call(self, fragment: JSON) -> Iterator[CallChunk]:
+        """What a fragment adds to its call; of those that add nothing, an endpoint may send any number."""
         function = fragment.get("function") or {}
         call_id, name = _text(fragment.get("id")), _text(function.get("name"))
         given = function.get("arguments") or ""
         arguments = given if isinstance(given, str) else json.dumps(given)
+        calls_before = len(self.calls)
         call = self._call_of(fragment.get("index"), call_id, name, arguments)
         self._add_extras(call.extra, fragment, _CALL_KEYS)
         call.arguments.add(arguments)
@@ -260,7 +285,8 @@ class Answer:
         repaired = call.repair.add(arguments)
         chunk = CallChunk(call.number, "" if call.call_id else call_id, "" if call.name else name, repaired)
         call.call_id, call.name = call.call_id or call_id, call.name or name
-        return chunk
+        if chunk.call_id or chunk.name or chunk.arguments or len(self.calls) > calls_before:
+            yield chunk
 
     def _call_of(self, index: JSON, call_id: str, name: str, arguments: str) -> _Call:
         """The call that a fragment belongs to, a new one if it begins one.
@@ -340,12 +366,35 @@ def _text(value: JSON) -> str:
     return repair(_string(value))
 
 
-def _logprobs(logprobs: JSON) -> tuple[JSON, ...]:
-    """The log probabilities of a text's tokens, of which one may be half of a surrogate pair."""
-    if not logprobs:
-        return ()
-    written = json.dumps(logprobs)
-    return tuple(json.loads(JSONRepair().add(written)) if r"\ud" in written else logprobs)
+def _repaired(value: JSON, written: str) -> JSON:
+    """The value without halves of surrogate pairs; `written` is its JSON."""
+    return json.loads(JSONRepair().add(written)) if r"\ud" in written else value
+
+
+def _levels(value: JSON) -> int:
+    """How deep lists and objects are nested in a value."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return 0 if inner is None else 1 + max(map(_levels, inner), default=0)
+
+
+def _logprob(entry: JSON) -> dict[str, JSON] | None:
+    """What an entry says of its token, each value of the type that it must have; None for what is no entry."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("token"), str):
+        return None
+    number, octets = entry.get("logprob"), entry.get("bytes")
+    is_number = isinstance(number, int | float) and math.isfinite(number)
+    is_bytes = isinstance(octets, list) and all(isinstance(octet, int) for octet in octets)
+    logprob = number if is_number else _LEAST_LOGPROB
+    return {"token": entry["token"], "logprob": logprob, "bytes": octets if is_bytes else None}
+
+
+def _logprob_entries(entries: list[JSON]) -> Iterator[dict[str, JSON]]:
+    """The entries of tokens, each with those of the tokens that could have stood in its place."""
+    for entry in entries:
+        if logprob := _logprob(entry):
+            others = entry.get("top_logprobs")
+            top = [other for other in map(_logprob, others if isinstance(others, list) else ()) if other]
+            yield {**logprob, "top_logprobs": top}
 
 
 def _string(value: JSON) -> str:
@@ -358,22 +407,22 @@ def _usage(given: JSON, before: Usage) -> Usage:
     """The figures that are given over those that were known before; 0 stands for what nobody gave."""
     read = given.get("prompt_tokens_details") or {}
     written = given.get("completion_tokens_details") or {}
-    input_tokens, output_tokens = _count(given.get("prompt_tokens")), _count(given.get("completion_tokens"))
+    input_tokens, output_tokens = whole_number(given.get("prompt_tokens")), whole_number(given.get("completion_tokens"))
     if input_tokens and output_tokens:
         # Some endpoints count what was thought in the total alone.
-        output_tokens = max(output_tokens, _count(given.get("total_tokens")) - input_tokens)
+        output_tokens = max(output_tokens, whole_number(given.get("total_tokens")) - input_tokens)
     return Usage(
         input_tokens or before.input_tokens,
         output_tokens or before.output_tokens,
-        _count(read.get("cached_tokens")) or before.cached_tokens,
-        _count(written.get("reasoning_tokens")) or before.reasoning_tokens,
+        whole_number(read.get("cached_tokens")) or before.cached_tokens,
+        whole_number(written.get("reasoning_tokens")) or before.reasoning_tokens,
     )
 
 
-def _count(given: JSON) -> int:
-    """A number of tokens, also one in a text; what is none counts as not given."""
+def whole_number(given: JSON) -> int:
+    """A number of tokens or seconds, also one in a text; 0 for what is none."""
     try:
         number = int(float(given)) if isinstance(given, str | int | float) and not isinstance(given, bool) else 0
-        return number if 0 <= number <= _MOST_TOKENS else 0
+        return number if 0 <= number <= _LARGEST_NUMBER else 0
     except (ValueError, OverflowError):
         return 0

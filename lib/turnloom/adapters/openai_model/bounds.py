@@ -16,15 +16,18 @@ _ERROR_BYTES = 64 * 1024
 async def bound(response: httpx2.Response) -> None:
     """Bound the bytes of an answer before its body is read. Raises UpstreamBroken if it is compressed.
 
-    A few compressed bytes can hold gigabytes, and none are asked for.
+    A few compressed bytes can hold gigabytes, and none are asked for. An answer to a completion is not bounded here: it
+    may be as long as its reader lets it be.
     """
     if response.headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
         raise UpstreamBroken("The model endpoint compressed its answer, which it was not asked to do.")
     if not isinstance(response.stream, httpx2.AsyncByteStream):
         return
+    # Python's decoders include some whose time is quadratic, and an endpoint could name one.
+    response.encoding = "utf-8"
     if response.is_error:
         response.stream = _Bounded(response.stream, _ERROR_BYTES, cuts=True)
-    elif not response.headers.get("content-type", "").startswith("text/event-stream"):
+    elif not response.request.url.path.endswith("/chat/completions"):
         response.stream = _Bounded(response.stream, MOST_BYTES, cuts=False)
 
 

@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import urlsplit
 
 from turnloom.adapters.openai_model.adaptations import LearnedAdaptations, adapted, next_adaptation
-from turnloom.adapters.openai_model.answer import Answer, documents_of, drain, next_chunks
+from turnloom.adapters.openai_model.answer import Answer, documents_of, drain, next_chunks, whole_number
 from turnloom.adapters.openai_model.connections import Connections
 from turnloom.adapters.openai_model.errors import blamed, is_too_long, understood
+from turnloom.adapters.openai_model.parsing import parse_document
 from turnloom.adapters.openai_model.request import Draft, draft_of, has_files
 from turnloom.adapters.openai_model.tokenizer import Tokenizer
 from turnloom.domain.errors import UpstreamBroken, UpstreamError, UpstreamLimited, UpstreamRejected
 from turnloom.domain.message import JSON
+from turnloom.domain.surrogates import repair
 from turnloom.ports import Chunk, ModelInfo, ModelRequest
 
 if TYPE_CHECKING:
@@ -38,7 +40,8 @@ class OpenAIModel:
     up to half of the former later; if it wishes for more than the request's `patience`, the error goes to the caller at
     once, as timeouts do.
     Without wishes all pauses end within 0.7 s: a caller who waits a second for the status is told of a lasting 429.
-    `timeout` bounds the wait for the first byte and from byte to byte, in seconds. With `sends_reasoning` the model is
+    `timeout` bounds, in seconds, the wait for the headers of an answer, for the whole of an error or of the list of
+    models, and from byte to byte. With `sends_reasoning` the model is
     shown its earlier reasoning as `reasoning_content`. A file is refused unless `takes_files`, by default only OpenAI's
     own endpoint.
 
@@ -64,6 +67,7 @@ class OpenAIModel:
         self._connections = Connections(base_url, api_key if callable(api_key) else lambda: api_key, timeout)
         self._tokenizer = None if official else Tokenizer(base_url, self._connections.client, now)
         self._retries, self._backoff, self._sleep = retries, backoff, sleep
+        self._timeout = timeout
         self._sends_reasoning = sends_reasoning
         self._takes_files = official if takes_files is None else takes_files
         self._learned = LearnedAdaptations()
@@ -173,25 +177,34 @@ class OpenAIModel:
         import openai
 
         # The SDK hands out the response itself for this `cast_to`, which its types know only for calls without stream.
-        given = await self._connections.client().post(
-            "/chat/completions",
-            cast_to=httpx2.Response,
-            body=body,
-            stream=True,
-            stream_cls=openai.AsyncStream[object],
-        )
+        client = self._connections.client()
+        async with asyncio.timeout(self._timeout):
+            given = await client.post(
+                "/chat/completions",
+                cast_to=httpx2.Response,
+                body=body,
+                stream=True,
+                stream_cls=openai.AsyncStream[object],
+            )
         return cast("httpx2.Response", given)
 
     async def _list(self) -> list[ModelInfo]:
         import httpx2
 
+        client = self._connections.client()
         with blamed():
-            response = await self._connections.client().get("/models", cast_to=httpx2.Response)
+            async with asyncio.timeout(self._timeout):
+                response = await client.get("/models", cast_to=httpx2.Response)
         with understood():
-            return [
-                ModelInfo(model["id"], model.get("created") or 0, model.get("owned_by") or "")
-                for model in response.json()["data"]
-            ]
+            return [_model_info(model) for model in parse_document(response.text)["data"]]
+
+
+def _model_info(model: JSON) -> ModelInfo:
+    """An entry of the list of models, whose id alone must be right."""
+    name, owner = model["id"], model.get("owned_by")
+    if not isinstance(name, str):
+        raise TypeError(f"no id of a model: {type(name).__name__}")
+    return ModelInfo(repair(name), whole_number(model.get("created")), repair(owner) if isinstance(owner, str) else "")
 
 
 def _may_pass(error: UpstreamError) -> bool:

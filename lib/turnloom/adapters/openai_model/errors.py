@@ -19,12 +19,16 @@ from turnloom.domain.errors import (
     UpstreamRejected,
     UpstreamTimeout,
 )
+from turnloom.domain.surrogates import repair
 
 if TYPE_CHECKING:
     import openai
 
-MOST_BYTES = 16 * 1024 * 1024
-"""Of one event of a stream, or of an answer in one piece; a Lambda answer that does not stream may have 6 MB."""
+MOST_BYTES = 4 * 1024 * 1024
+"""Of one event of a stream, or of an answer in one piece: an image of 3 MB in base64, or a million words.
+
+A text of this size is held up to five times while it is read, with four bytes for each character.
+"""
 
 _MESSAGE_CHARACTERS = 2000
 _CODE_CHARACTERS = 100
@@ -65,8 +69,8 @@ class AnswerTooLarge(UpstreamBroken):
 
     retryable = False
 
-    def __init__(self, most: int) -> None:
-        super().__init__(f"The model endpoint sent more than {most} bytes in one piece.")
+    def __init__(self, most: int, unit: str = "bytes") -> None:
+        super().__init__(f"The model endpoint sent more than {most} {unit} in one piece.")
 
 
 def is_too_long(words: str) -> bool:
@@ -86,7 +90,7 @@ def blamed() -> Iterator[None]:
     except openai.APIStatusError as error:
         # Not the cause: its text is upstream's, and may quote the key.
         raise _refusal(error) from None
-    except (openai.APITimeoutError, httpx2.TimeoutException) as error:
+    except (openai.APITimeoutError, httpx2.TimeoutException, TimeoutError) as error:
         raise UpstreamTimeout("The model endpoint did not answer in time.") from error
     except openai.APIConnectionError as error:
         # The SDK wraps what the bounds of an answer raise.
@@ -148,7 +152,7 @@ def _rejected(status: int, message: str, words: str, code: object) -> UpstreamRe
         return UpstreamRejected(message, code="context_length_exceeded")
     if status == 404 or NO_MODEL.search(words):
         return UpstreamRejected(message, code="model_not_found")
-    named = {"upstream_code": code[:_CODE_CHARACTERS]} if code and isinstance(code, str) else {}
+    named = {"upstream_code": repair(code[:_CODE_CHARACTERS])} if code and isinstance(code, str) else {}
     return UpstreamRejected(message, extra=named)
 
 
@@ -186,14 +190,15 @@ def words_of(error: object) -> str:
         told = next((error[key] for key in ("message", "detail", "error", "msg") if error.get(key)), None)
         return words_of(told) if told else json.dumps(error)[:_MESSAGE_CHARACTERS]
     if isinstance(error, str):
-        return "" if error.lstrip().startswith("<") else error[:_MESSAGE_CHARACTERS]
+        return "" if error.lstrip().startswith("<") else repair(error[:_MESSAGE_CHARACTERS])
     return json.dumps(error)[:_MESSAGE_CHARACTERS]
 
 
 def _retry_delay(error: object) -> float | None:
     """The seconds to wait that Google's error details ask for (google.rpc.RetryInfo)."""
     details = error.get("details") if isinstance(error, dict) else None
-    delays = (detail.get("retryDelay") for detail in details or () if isinstance(detail, dict))
+    listed = details if isinstance(details, list) else []
+    delays = (detail.get("retryDelay") for detail in listed if isinstance(detail, dict))
     seconds = next((str(delay).removesuffix("s") for delay in delays if delay), "")
     return float(seconds) if _NUMBER.fullmatch(seconds) else None
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from turnloom.adapters.openai_model.errors import NO_MODEL, blamed, understood, words_of
+from turnloom.adapters.openai_model.parsing import parse_document
 from turnloom.domain.errors import UpstreamError
 from turnloom.domain.message import JSON
 
@@ -79,7 +80,7 @@ async def _post(client: openai.AsyncOpenAI, url: str, body: Mapping[str, JSON]) 
     import httpx2
 
     response = await client.post(url, cast_to=httpx2.Response, body=body)
-    return response.json()
+    return parse_document(response.text)
 
 
 def _number(count: JSON) -> int:
