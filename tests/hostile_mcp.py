@@ -15,7 +15,7 @@ import json
 import subprocess
 import sys
 import zlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -439,17 +439,21 @@ async def _read(reader: asyncio.StreamReader) -> tuple[Asked, str]:
     return Asked(message.get("id"), path, headers.get("authorization", "")), message.get("method", http)
 
 
-async def _main() -> None:
-    server = await asyncio.start_server(_serve, "127.0.0.1", 0)
+async def run(serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]) -> None:
+    """Serve connections on a free port of loopback until the process ends, and print the address."""
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
     print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
     await server.serve_forever()
 
 
 class HostileServer:
-    """The server as a process, for as long as the context lasts."""
+    """The server of a module as a process, for as long as the context lasts."""
+
+    def __init__(self, module: str = "tests.hostile_mcp") -> None:
+        self._module = module
 
     def __enter__(self) -> HostileServer:
-        self._process = subprocess.Popen([sys.executable, "-m", "tests.hostile_mcp"], stdout=subprocess.PIPE, text=True)
+        self._process = subprocess.Popen([sys.executable, "-m", self._module], stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
         self._address = self._process.stdout.readline().strip()
         return self
@@ -463,4 +467,4 @@ class HostileServer:
 
 
 if __name__ == "__main__":
-    asyncio.run(_main())
+    asyncio.run(run(_serve))
