@@ -40,7 +40,7 @@ from turnloom.domain.message import (
     UserMessage,
 )
 from turnloom.domain.transcript import SUMMARY
-from turnloom.engine.compact import estimate, shortened
+from turnloom.engine.compact import MOST_SUMMARY_CHARACTERS, estimate, shortened
 from turnloom.ports import Finished, ModelRequest, TextChunk
 from turnloom.testing import USAGE
 from turnloom.usecases.contexts import compact, count_tokens
@@ -181,7 +181,9 @@ async def test_an_allowed_call_keeps_its_request_although_the_user_spoke_between
         [TextChunk("They sa"), Finished("length", USAGE)],
         [TextChunk("I will not.", "refusal"), Finished("stop", USAGE)],
         [TextChunk(" \n"), Finished("stop", USAGE)],
+        [TextChunk("x" * MOST_SUMMARY_CHARACTERS), TextChunk("x"), Finished("stop", USAGE)],
     ],
+    ids=["cut", "refused", "empty", "too long"],
 )
 async def test_a_summary_that_is_none_stands_for_nothing(house: House, said_of_it: list[Any]) -> None:
     house.model.answers(*said_of_it)

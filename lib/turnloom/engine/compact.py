@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from typing import assert_never
 
 from turnloom.domain.errors import UpstreamBroken, UpstreamRejected
 from turnloom.domain.message import ImagePart, Message, SystemMessage, Usage, UserMessage
 from turnloom.domain.transcript import begins_exchange
-from turnloom.ports import Finished, Model, ModelRequest, TextChunk
+from turnloom.ports import CallChunk, Chunk, Finished, Model, ModelRequest, TextChunk
 
+MOST_SUMMARY_CHARACTERS = 1024 * 1024
+"""Of a summary with the reasoning before it: an endpoint may go on for ever."""
 CHARACTERS_PER_TOKEN = 4
 TOKENS_PER_MESSAGE = 4
 TOKENS_PER_IMAGE = 765
@@ -50,14 +53,33 @@ async def summed_up(model: Model, request: ModelRequest, *, truncates: bool = Fa
     asked = ModelRequest(request.model, (*request.messages, UserMessage(_TASK)), patience=request.patience)
     try:
         async with aclosing(model.stream(asked)) as stream:
-            chunks = [chunk async for chunk in stream]
+            summary, end = await _read_summary(stream)
     except UpstreamRejected as refusal:
         return await summed_up(model, shorter(request, refusal, truncates=truncates), truncates=truncates)
-    summary = "".join(chunk.text for chunk in chunks if isinstance(chunk, TextChunk) and chunk.block == "text")
-    end = chunks[-1]
-    if not isinstance(end, Finished) or end.reason != "stop" or not summary.strip():
+    if end is None or end.reason != "stop" or not summary.strip():
         raise UpstreamBroken("The model gave no whole summary of the conversation.")
     return summary, known_usage(end.usage, asked, len(summary))
+
+
+async def _read_summary(stream: AsyncIterator[Chunk]) -> tuple[str, Finished | None]:
+    """The text of an answer, and its end. Raises UpstreamBroken for one of more than `MOST_SUMMARY_CHARACTERS`."""
+    texts: list[str] = []
+    characters = 0
+    end: Finished | None = None
+    async for chunk in stream:
+        match chunk:
+            case TextChunk():
+                characters += len(chunk.text)
+                texts += [chunk.text] if chunk.block == "text" else []
+            case CallChunk():
+                characters += len(chunk.call_id + chunk.name + chunk.arguments)
+            case Finished():
+                end = chunk
+            case _:
+                assert_never(chunk)
+        if characters > MOST_SUMMARY_CHARACTERS:
+            raise UpstreamBroken(f"The model's summary is longer than {MOST_SUMMARY_CHARACTERS} characters.")
+    return "".join(texts), end
 
 
 def known_usage(usage: Usage | None, request: ModelRequest, characters: int) -> Usage:
