@@ -89,3 +89,8 @@ def calls_of(function: FunctionType, work: Callable[[], None]) -> int:
 
 def test_arguments_that_are_nested_too_deep_to_read_are_no_object() -> None:
     assert Call("c", "f", "client", arguments="[" * 100_000).parsed() is None
+
+
+@pytest.mark.parametrize("value", ["NaN", "-Infinity", "1e999", "[" * 100 + "]" * 100, "9" * 5000])
+def test_arguments_that_cannot_be_written_as_json_again_are_no_object(value: str) -> None:
+    assert Call("c", "f", "client", arguments=f'{{"a": {value}}}').parsed() is None

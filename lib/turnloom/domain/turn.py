@@ -13,6 +13,7 @@ send their results; `InputProvided` then reopens the turn (contract of the Agent
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce, wraps
@@ -47,6 +48,7 @@ from turnloom.domain.event import (
     TurnStarted,
 )
 from turnloom.domain.message import JSON, AllowedCall, ToolCall, ToolKind, Usage
+from turnloom.domain.nesting import MOST_LEVELS, levels
 
 T = TypeVar("T")
 Status = Literal["in_progress", "awaiting_input", "completed", "failed", "abandoned", "cancelled"]
@@ -78,12 +80,15 @@ class Call:
     request: str | None = None
 
     def parsed(self) -> dict[str, JSON] | None:
-        """The arguments as an object; no text at all means none; None when they are anything else."""
+        """The arguments as an object; no text at all means none; None when they are anything else.
+
+        That includes what cannot be written as JSON again: NaN, infinite numbers, nesting beyond `MOST_LEVELS`.
+        """
         try:
-            value = json.loads(self.arguments or "{}")
+            value = json.loads(self.arguments or "{}", parse_constant=_finite, parse_float=_finite)
+            return value if isinstance(value, dict) and levels(value) <= MOST_LEVELS else None
         except (ValueError, RecursionError):
             return None
-        return value if isinstance(value, dict) else None
 
     def as_message(self) -> ToolCall:
         """The call as the model is shown it again."""
@@ -327,6 +332,13 @@ def withheld(events: Sequence[Event]) -> tuple[Event, ...]:
     """
     start = max(place for place, event in enumerate(events) if isinstance(event, InferenceStarted))
     return (*events[:start], *(_emptied(event) for event in events[start:]))
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is no JSON number")
+    return value
 
 
 def _emptied(event: Event) -> Event:

@@ -26,6 +26,7 @@ from turnloom.adapters.openai_model.parsing import parse_document
 from turnloom.domain.errors import UpstreamBroken, UpstreamError, UpstreamTimeout
 from turnloom.domain.json_scanner import JsonScanner
 from turnloom.domain.message import JSON, Usage
+from turnloom.domain.nesting import MOST_LEVELS, levels
 from turnloom.domain.surrogates import JSONRepair, TextRepair, repair
 from turnloom.ports import CallChunk, Chunk, Finished, TextChunk
 
@@ -36,11 +37,9 @@ _DRAIN_SECONDS = 0.1
 _SILENT_SECONDS = 900.0
 """For how long an endpoint may send nothing but comments and empty chunks, which say that a model thinks."""
 _MOST_EXTRA_CHARACTERS = 1024 * 1024
-_MOST_LOGPROB_CHARACTERS = 12 * 1024 * 1024
+_MOST_LOGPROB_CHARACTERS = 4 * 1024 * 1024
 _MOST_CALLS = 1024
 """Of one answer, as are the characters."""
-_MOST_EXTRA_LEVELS = 100
-"""Of nesting: what is read may be too deep to be written again."""
 _LEAST_LOGPROB = -9999.0
 """The number that OpenAI gives where the probability is 0, whose logarithm JSON cannot hold."""
 _LARGEST_NUMBER = 2**53
@@ -245,13 +244,13 @@ class Answer:
         for key, value in given.items():
             if key in known or value in (None, "", [], {}):
                 continue
-            written = json.dumps(value, allow_nan=False)
-            self.extra_characters += len(key) + len(written)
+            text = json.dumps(value, allow_nan=False)
+            self.extra_characters += len(key) + len(text)
             if self.extra_characters > _MOST_EXTRA_CHARACTERS:
                 raise UpstreamBroken("The model endpoint sent too much that is neither text nor calls.")
-            if _levels(value) > _MOST_EXTRA_LEVELS:
+            if levels(value) > MOST_LEVELS:
                 raise ValueError(f"{key} is nested too deep")
-            value = _repaired(value, written)
+            value = _repaired(value, text)
             key = repair(key)
             before = extras.get(key)
             if isinstance(before, dict) and isinstance(value, dict):
@@ -265,11 +264,11 @@ class Answer:
         """The log probabilities of a text's tokens, of which one may be half of a surrogate pair."""
         if not isinstance(entries, list):
             return ()
-        written = json.dumps(entries)
-        self.logprob_characters += len(written)
+        text = json.dumps(entries)
+        self.logprob_characters += len(text)
         if self.logprob_characters > _MOST_LOGPROB_CHARACTERS:
             raise UpstreamBroken("The model endpoint sent too many log probabilities.")
-        return tuple(_logprob_entries(_repaired(entries, written)))
+        return tuple(_logprob_entries(_repaired(entries, text)))
 
     def _call(self, fragment: JSON) -> Iterator[CallChunk]:
         """What a fragment adds to its call; of those that add nothing, an endpoint may send any number."""
@@ -366,15 +365,9 @@ def _text(value: JSON) -> str:
     return repair(_string(value))
 
 
-def _repaired(value: JSON, written: str) -> JSON:
-    """The value without halves of surrogate pairs; `written` is its JSON."""
-    return json.loads(JSONRepair().add(written)) if r"\ud" in written else value
-
-
-def _levels(value: JSON) -> int:
-    """How deep lists and objects are nested in a value."""
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
-    return 0 if inner is None else 1 + max(map(_levels, inner), default=0)
+def _repaired(value: JSON, text: str) -> JSON:
+    """The value without halves of surrogate pairs; `text` is its JSON."""
+    return json.loads(JSONRepair().add(text)) if r"\ud" in text else value
 
 
 def _logprob(entry: JSON) -> dict[str, JSON] | None:

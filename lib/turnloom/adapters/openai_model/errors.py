@@ -197,8 +197,8 @@ def words_of(error: object) -> str:
 def _retry_delay(error: object) -> float | None:
     """The seconds to wait that Google's error details ask for (google.rpc.RetryInfo)."""
     details = error.get("details") if isinstance(error, dict) else None
-    listed = details if isinstance(details, list) else []
-    delays = (detail.get("retryDelay") for detail in listed if isinstance(detail, dict))
+    entries = details if isinstance(details, list) else []
+    delays = (detail.get("retryDelay") for detail in entries if isinstance(detail, dict))
     seconds = next((str(delay).removesuffix("s") for delay in delays if delay), "")
     return float(seconds) if _NUMBER.fullmatch(seconds) else None
 
