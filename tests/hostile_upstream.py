@@ -441,6 +441,11 @@ async def odd_numbers_in_arguments(request: Request) -> AsyncIterator[bytes]:
 
 
 @hostile
+async def no_numbers_in_arguments(request: Request) -> AsyncIterator[bytes]:
+    yield calls(call('{"city": NaN}'), call('{"city": 1e999}', index=1, identifier="call_2"))
+
+
+@hostile
 async def odd_numbers_in_a_listing(request: Request) -> AsyncIterator[bytes]:
     models = [{"id": "m", "created": float("nan")}, {"id": 5, "created": "x", "owned_by": []}]
     yield answer({"data": models, "choices": [{"message": {"content": float("inf")}, "finish_reason": "stop"}]})

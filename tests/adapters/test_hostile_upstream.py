@@ -14,6 +14,7 @@ from tests.hostile_upstream import HOSTILE
 
 from turnloom.adapters.openai_model import OpenAIModel
 from turnloom.adapters.openai_model import answer as reading
+from turnloom.adapters.openai_model.tokenizer import Tokenizer
 from turnloom.domain.errors import UpstreamError
 from turnloom.domain.message import UserMessage
 from turnloom.ports import CallChunk, Chunk, Finished, ModelRequest, TextChunk
@@ -23,7 +24,7 @@ REQUEST = ModelRequest("m", (UserMessage("Go."),))
 LONGEST_BLOCK = 0.5
 MOST_GROWTH = 100 * 1024 * 1024
 MOST_CHARACTERS = 8 * 1024 * 1024
-SECONDS = 0.3
+SECONDS = 0.15
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +36,7 @@ def hostile() -> Iterator[HostileServer]:
 @pytest.fixture(autouse=True)
 def silence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "_SILENT_SECONDS", SECONDS)
+    monkeypatch.setitem(Tokenizer.__init__.__kwdefaults__, "timeout", SECONDS)
 
 
 def reveals(text: str) -> bool:
@@ -84,8 +86,14 @@ async def test_a_hostile_endpoint_is_read_within_bounds(
         async with asyncio.timeout(8), Heartbeat() as heart:
             texts = [await answer(model), await listing(model), str(await model.count(REQUEST))]
     await model.aclose()
-    print([text[:150] for text in texts])
     assert heart.longest < LONGEST_BLOCK
     assert heart.growth < MOST_GROWTH
     assert not reveals(f"{texts} {caplog.text}")
     "".join(texts).encode()
+
+
+async def test_a_redirect_is_not_followed(hostile: HostileServer) -> None:
+    model = OpenAIModel(hostile.url("redirect_to_another_host", "v1"), KEY, retries=0, timeout=SECONDS)
+    with pytest.raises(UpstreamError, match="307"):
+        await anext(model.stream(REQUEST))
+    await model.aclose()

@@ -1089,7 +1089,7 @@ async def test_a_refused_connection_is_tried_again_and_then_broken(build, pauses
 @pytest.mark.parametrize("before", [[], [delta(content="Hi")]], ids=["first byte", "between bytes"])
 async def test_an_endpoint_that_stays_silent_is_a_timeout_and_not_asked_again(build, upstream, before):
     upstream.send(*before, Gate())
-    error = await failure(build(timeout=0.05))
+    error = await failure(build(timeout=0.3))
     assert (type(error), error.code) == (UpstreamTimeout, "upstream_timeout")
     assert len(upstream.requests) == 1
     await upstream.requests[0].disconnected.wait()
