@@ -661,8 +661,9 @@ def test_hosted_calls_stop_at_max_tool_calls(laptop: Laptop, create: Any, server
 def test_secrets_of_a_tool_server_reach_it_and_nobody_else(
     laptop: Laptop, client: OpenAI, create: Any, server: McpServer
 ) -> None:
-    secrets = ["Zr1-header-secret", "Zr1-bearer-secret"]
+    secrets = ["Zr1-header-secret", "Zr1-bearer-secret", "Zr1-query-secret"]
     tool = served(server, require_approval="never", headers={"X-Key": secrets[0]}, authorization=secrets[1])
+    tool["server_url"] += f"?key={secrets[2]}"
     laptop.upstream.call(("wait", {}))
     laptop.upstream.say("Waited.")
     made = create(input="Wait.", tools=[tool], background=True)

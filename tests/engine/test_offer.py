@@ -299,6 +299,8 @@ async def test_refused_credentials_fail_the_response_only_on_the_alias(house: Ho
         ({}, False),
         ({"require_approval": "always"}, False),
         ({"server_url": "https://elsewhere.test/mcp"}, True),
+        ({"server_url": "https://srv.test/another"}, True),
+        ({"server_url": "https://srv.test"}, True),
         ({"allowed_tools": ["look"]}, True),
     ],
 )

@@ -387,19 +387,24 @@ def test_a_file_is_listed_by_its_address_and_can_be_sent_or_named_again(api: Age
     assert documents.fetched == [place, place], "what a reference names has been fetched before"
 
 
-def test_a_reference_to_tools_that_came_as_an_item_asks_the_server_where_it_is(api: Agents) -> None:
-    url = "https://tools.example/secret"
-    server = {"type": "mcp", "server_label": "s", "server_url": url, "require_approval": "never"}
+def test_a_reference_to_tools_that_came_as_an_item_offers_no_server_whose_address_was_a_secret(api: Agents) -> None:
+    secret, public = "https://tools.example/secret", "https://public.example"
+    servers = [
+        {"type": "mcp", "server_label": url[8], "server_url": url, "require_approval": "never"}
+        for url in (secret, public)
+    ]
     user = {"role": "user", "content": "Hi."}
-    tools: dict[str, Any] = {"type": "additional_tools", "tools": [server]}
+    tools: dict[str, Any] = {"type": "additional_tools", "tools": servers}
     for _ in range(2):
         api.house.model.says("Hello.")
         made = api.http.post("/v1/responses", json={"model": "m", "input": [user, tools]}).json()
         newest = api.http.get(f"/v1/responses/{made['id']}/input_items").json()["data"][0]
         assert newest["tools"][0]["server_url"] == "https://tools.example/<redacted>"
         tools = {"type": "item_reference", "id": newest["id"]}
-    for asked in api.house.model.requests:
-        assert {tool.source.endpoint for tool in asked.tools if tool.source is not None} == {url}
+    asked_at = [
+        {tool.source.endpoint for tool in asked.tools if tool.source is not None} for asked in api.house.model.requests
+    ]
+    assert asked_at == [{secret, public}, {public}]
 
 
 @pytest.mark.parametrize("path", ["/v1/responses", "/v1/openai/v1/responses"])

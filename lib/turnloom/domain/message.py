@@ -170,7 +170,7 @@ class ToolServer:
 
     Of the `allowed` tools, which are listed, the `chosen` ones are offered in this turn. `listed` is what an earlier
     turn of the chain was told by the same server; None means that it must be asked. Without the list of a `needed`
-    server the turn fails.
+    server the turn fails. The `fingerprint` stands for a secret `endpoint` in what is stored; it is empty for others.
     """
 
     label: str
@@ -180,6 +180,7 @@ class ToolServer:
     approval: Approval = Approval()
     listed: tuple[JSON, ...] | None = None
     needed: bool = False
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Secrets in what an owner registered: found by the names they go by, and left out of answers."""
+"""Secrets in what an owner registered or sent: found by the names they go by, and left out of answers."""
 
 from __future__ import annotations
 
@@ -60,6 +60,13 @@ def redacted_url(url: str) -> str:
     netloc = f"{MARK}@{host}" if at else host
     query = "&".join(_masked_pair(pair) for pair in parts.query.split("&")) if parts.query else ""
     return urlunsplit((parts.scheme, netloc, parts.path, query, MARK if parts.fragment else ""))
+
+
+def public_address(url: str) -> str:
+    """The origin of an address that a request brought along, with `/<redacted>` in place of a path or query."""
+    parts = urlsplit(url)
+    origin = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+    return f"{origin}/{MARK}" if parts.path.strip("/") or parts.query else origin
 
 
 def query_of(url: str) -> list[tuple[str, str]]:

@@ -15,7 +15,7 @@ from turnloom.engine.offer import names, offer
 from turnloom.ports import ModelRequest
 from turnloom.usecases.approvals import with_calls
 from turnloom.usecases.response_rules import rules
-from turnloom.usecases.responses import ResponseRequest, standing
+from turnloom.usecases.responses import ResponseRequest, hide_addresses, standing
 from turnloom.usecases.services import Services
 
 
@@ -43,9 +43,10 @@ async def compact(services: Services, owner: str, asked: ResponseRequest) -> Sum
 
 
 async def _request(services: Services, owner: str, asked: ResponseRequest) -> tuple[ModelRequest, Sequence[Turn]]:
+    asked, addresses = hide_addresses(services, owner, asked)
     chain = await standing(services, owner, asked.settings)
     items = with_calls(chain.turns, asked.input)
-    spec = rules(services, asked.settings, chain.turns, items)
+    spec = rules(services, asked.settings, chain.turns, items, addresses)
     now = services.clock.now()
     turn = Turn(ids.response_id(now, 0, ids.new_thread(services.entropy)), input=tuple(items))
     messages: tuple[Message, ...] = transcript(spec, chain.turns, turn, RESPONSES, names(spec, turn))

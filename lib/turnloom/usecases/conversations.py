@@ -43,6 +43,7 @@ from turnloom.store.disposal import Disposable
 from turnloom.store.turns import Place, Record
 from turnloom.usecases.chains import counts, may_count
 from turnloom.usecases.disposal import DAY, remove
+from turnloom.usecases.server_addresses import ServerAddresses
 from turnloom.usecases.services import Services
 
 TAIL = 20
@@ -185,7 +186,8 @@ def _hidden(services: Services, owner: str, conversation_id: str, items: Sequenc
     record = Record(
         Place("responses", owner, thread, ordinal), turn, origin={"conversation": conversation_id}, hidden=True
     )
-    return record.with_events([TurnStarted(now, tuple(items)), TurnCompleted(now + 1)])
+    public = ServerAddresses(services, owner).hide_in_items(items)
+    return record.with_events([TurnStarted(now, tuple(public)), TurnCompleted(now + 1)])
 
 
 # --- ids that are taken

@@ -10,6 +10,7 @@ from turnloom.domain.message import JSON, Spec, ToolServer
 from turnloom.domain.turn import Listing, Turn
 from turnloom.usecases.approvals import allowed_calls
 from turnloom.usecases.response_spec import servers_of, spec_of
+from turnloom.usecases.server_addresses import FINGERPRINT
 from turnloom.usecases.services import Services
 
 
@@ -18,15 +19,19 @@ def rules(
     settings: Mapping[str, Any],
     history: Sequence[Turn],
     items: Sequence[JSON],
+    addresses: Mapping[str, str],
     *,
     resumed: bool = False,
 ) -> Spec:
     """The rules of the request, with what the turns before it have brought: listed tools, calls to be allowed.
 
-    A turn that has `resumed` knows its allowed calls itself; their requests may have been deleted since.
+    `addresses` are the secret ones of its MCP servers, by fingerprint. A server that came as an item of an earlier
+    request is left out if its address was a secret of that request. A turn that has `resumed` knows its allowed calls
+    itself; their requests may have been deleted since.
     """
-    spec = spec_of(settings, services.limits.inferences, tools_among(settings, history, items))
-    servers = tuple(_known(server, history, items) for server in spec.servers)
+    more_tools = [tool for tool in tools_among(settings, history, items) if _has_address(tool, addresses)]
+    spec = spec_of(settings, services.limits.inferences, more_tools)
+    servers = tuple(_known(_with_address(server, addresses), history, items) for server in spec.servers)
     return replace(spec, servers=servers, allowed_calls=() if resumed else allowed_calls(history, items, spec))
 
 
@@ -45,12 +50,27 @@ def tools_among(settings: Mapping[str, Any], history: Sequence[Turn], items: Seq
     return [tool for tool in next(lists, []) if tool.get("server_label") not in labels]
 
 
+def _has_address(tool: JSON, addresses: Mapping[str, str]) -> bool:
+    return FINGERPRINT not in tool or tool[FINGERPRINT] in addresses
+
+
+def _with_address(server: ToolServer, addresses: Mapping[str, str]) -> ToolServer:
+    return replace(server, endpoint=addresses[server.fingerprint]) if server.fingerprint else server
+
+
 def _known(server: ToolServer, history: Sequence[Turn], items: Sequence[JSON]) -> ToolServer:
     """The server, with what an earlier response was told by the same one under the same filter."""
     for asked, tools in (*_echoed(items), *(found for turn in reversed(history) for found in _listings(turn))):
-        if (asked.label, asked.endpoint, asked.allowed) == (server.label, server.endpoint, server.allowed):
+        if (asked.label, asked.allowed) == (server.label, server.allowed) and _same_address(asked, server):
             return replace(server, listed=tools)
     return server
+
+
+def _same_address(listed: ToolServer, server: ToolServer) -> bool:
+    """Whether a stored server is this one; what an earlier version stored has the address itself."""
+    if listed.fingerprint:
+        return listed.fingerprint == server.fingerprint
+    return listed.endpoint == server.endpoint
 
 
 def _listings(turn: Turn) -> Iterator[tuple[ToolServer, tuple[JSON, ...]]]:

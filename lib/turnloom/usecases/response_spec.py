@@ -17,6 +17,7 @@ from turnloom.domain.message import (
     distinct_name,
     flat_name,
 )
+from turnloom.usecases.server_addresses import FINGERPRINT
 
 ALIAS_INFERENCES = 10
 
@@ -156,6 +157,7 @@ def _server(tool: Mapping[str, Any]) -> ToolServer:
         endpoint=tool["server_url"],
         allowed=_filter({"tool_names": allowed} if isinstance(allowed, list) else allowed),
         approval=_approval(tool.get("require_approval", "never")),
+        fingerprint=tool.get(FINGERPRINT, ""),
     )
 
 

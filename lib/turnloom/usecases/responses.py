@@ -37,6 +37,7 @@ from turnloom.usecases.conversations import blanked, get_conversation, take_back
 from turnloom.usecases.disposal import DAY
 from turnloom.usecases.idempotency import Hold, give_up, stake
 from turnloom.usecases.response_rules import rules
+from turnloom.usecases.server_addresses import ServerAddresses
 from turnloom.usecases.services import Services
 from turnloom.usecases.trail import note
 
@@ -76,10 +77,12 @@ async def create_response(services: Services, caller: Caller, asked: ResponseReq
     Raises InvalidRequest, NotFound, Busy before anything is stored or paid for.
     """
     _check_servers(services, asked)
+    asked, addresses = hide_addresses(services, caller.owner, asked)
+    caller = replace(caller, addresses=addresses)
     chain = await _chain(services, caller.owner, asked.settings)
     while True:
         asked = replace(asked, input=with_calls(chain.turns, asked.input))
-        spec = rules(services, asked.settings, chain.turns, asked.input)
+        spec = rules(services, asked.settings, chain.turns, asked.input, addresses)
         check_calls(chain.turns, asked.input)
         record = _opening(services, caller, chain, asked)
         earlier = await stake(services, caller.owner, asked.claim(record))
@@ -96,6 +99,15 @@ async def create_response(services: Services, caller: Caller, asked: ResponseReq
         except Problem:
             await give_up(services, caller.owner, asked.key, record.turn.id)
             raise
+
+
+def hide_addresses(services: Services, owner: str, asked: ResponseRequest) -> tuple[ResponseRequest, Mapping[str, str]]:
+    """The request as it may be stored, and the secret addresses of its MCP servers by fingerprint."""
+    addresses = ServerAddresses(services, owner)
+    asked = replace(asked, input=addresses.hide_in_items(asked.input))
+    if tools := asked.settings.get("tools"):
+        asked = replace(asked, settings={**asked.settings, "tools": addresses.hide_in_tools(tools)})
+    return asked, addresses.secrets
 
 
 async def list_responses(
@@ -160,8 +172,9 @@ async def response_brief(services: Services, record: Record) -> Brief:
     """What a driver in another process must know to go on with a response."""
     settings = record.turn.settings or {}
     history = (await _below(services, record)).turns
-    spec = rules(services, settings, history, record.turn.input, resumed=_resumed(record.turn))
-    return Brief(spec, history, RESPONSES, _scope(unsealed(services, record), record))
+    caller = unsealed(services, record)
+    spec = rules(services, settings, history, record.turn.input, caller.addresses, resumed=_resumed(record.turn))
+    return Brief(spec, history, RESPONSES, _scope(caller, record))
 
 
 # --- beginning

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 from pydantic import ConfigDict, field_validator
 
 from turnloom.domain.message import JSON
+from turnloom.domain.redaction import public_address
+from turnloom.usecases.server_addresses import FINGERPRINT
 from turnloom.wire.responses_api.checks import (
     Name,
     Shape,
@@ -240,16 +241,9 @@ def tool_json(tool: Mapping[str, Any]) -> JSON:
         case "function":
             return {"type": "function", "name": "", "description": None, "parameters": None, "strict": None, **tool}
         case "mcp" if "server_url" in tool:
-            return {**tool, "server_url": _redacted(tool["server_url"])}
+            shown = {key: value for key, value in tool.items() if key != FINGERPRINT}
+            return {**shown, "server_url": public_address(tool["server_url"])}
         case "namespace":
             return {**tool, "tools": [tool_json(inner) for inner in tool["tools"]]}
         case _:
             return dict(tool)
-
-
-def _redacted(url: str) -> str:
-    """The address as far as it cannot hold a secret."""
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    origin = f"{parts.scheme}://{host}"
-    return f"{origin}/<redacted>" if parts.path.strip("/") or parts.query else origin
