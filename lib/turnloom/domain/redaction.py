@@ -14,6 +14,7 @@ _SECRET_NAME = re.compile(
     r"auth(?!or(?!iz))|bearer|cookie|credential|key(?!board|word)|passphrase|passw|pwd|secret|signature|token",
     re.IGNORECASE,
 )
+_TOKEN = re.compile(r"(?=.*\d)[\w.~%-]{16,}", re.ASCII)
 
 
 def is_secret_name(name: str) -> bool:
@@ -75,6 +76,15 @@ def query_of(url: str) -> list[tuple[str, str]]:
         return parse_qsl(urlsplit(url).query)
     except ValueError:
         return []
+
+
+def tokens_in_path(url: str) -> list[str]:
+    """Segments of an address's path that look like tokens and not like words: long, with a digit."""
+    try:
+        segments = urlsplit(url).path.split("/")
+    except ValueError:
+        return []
+    return [segment for segment in segments if _TOKEN.fullmatch(segment)]
 
 
 def _hides(name: str, value: JSON) -> bool:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from turnloom.adapters.masking import secrets_in
 from turnloom.domain.message import ToolSource
-from turnloom.domain.redaction import is_secret_name, query_of, secret_args
+from turnloom.domain.redaction import is_secret_name, query_of, secret_args, tokens_in_path
 from turnloom.ports import ToolError
 
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -36,7 +36,7 @@ def illegal_header(headers: Mapping[str, str]) -> str | None:
 
 
 def secrets_of(source: ToolSource, headers: Mapping[str, str], *, named: bool = False) -> list[str]:
-    """What a tool's server is sent that may be secret, for `mask`: values of headers and of the query, secret args.
+    """What a tool's server is sent that may be secret, for `mask`: of headers, of its address, and secret args.
 
     With `named`, only what goes by the name of a secret: the result of a tool that worked may well speak of the rest.
     """
@@ -47,5 +47,6 @@ def secrets_of(source: ToolSource, headers: Mapping[str, str], *, named: bool = 
             for name, value in query_of(source.endpoint or "")
             if is_secret_name(name) or not (named or " " in value)
         ),
+        *tokens_in_path(source.endpoint or ""),
         *secret_args(source.args),
     ]
