@@ -6,6 +6,7 @@ credential. So every message is checked here, before the SDK parses it.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import re
@@ -239,6 +240,8 @@ class _Events(httpx2.AsyncByteStream):
     async def __aiter__(self) -> AsyncIterator[bytes]:
         try:
             async for event in self._events:
+                # One read may hold thousands of events.
+                await asyncio.sleep(0)
                 yield event
         except (_Unsound, TooLong) as fault:
             await self._end(fault)
