@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from turnloom.domain.errors import InvalidRequest, TooLarge, UnsupportedEncoding
 from turnloom.domain.message import JSON
+from turnloom.domain.nesting import MOST_LEVELS
 from turnloom.domain.surrogates import repair_json
 
 JSONObject = dict[str, Any]
@@ -21,9 +22,6 @@ MAX_BODY_BYTES = 6 * 1024 * 1024
 
 _ZLIB_FORMATS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
 """The content codings that are decoded, each with zlib's number for its format (RFC 9110, section 8.4.1)."""
-
-MOST_LEVELS = 100
-"""How deep a body may be nested; what reads it later calls itself once or twice per level."""
 
 MOST_VALUES = 250_000
 """How many values a body may hold: each of them is looked at several times on the event loop."""
