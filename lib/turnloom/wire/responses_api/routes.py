@@ -122,7 +122,7 @@ def _including(turn: Turn, included: Sequence[str]) -> Turn:
 
 
 async def list_openai_responses(request: Request, services: Home, owner: Owner) -> JSONAnswer:
-    if request.headers.get("upgrade", "").lower() == "websocket":
+    if request.headers.get("upgrade", "").lower() == "websocket" or "sec-websocket-key" in request.headers:
         raise InvalidRequest("There is no WebSocket mode: send POST /v1/responses.", code="websocket_not_supported")
     query = request.query_params
     limit = integer("limit", query.get("limit", "50"), least=1, most=100)
