@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import replace
 from itertools import pairwise
@@ -32,25 +32,6 @@ from turnloom.ports import Finished, ModelRequest
 Body = dict[str, Any]
 HI = UserMessage("hi")
 FORMAT = {"type": "json_schema", "json_schema": {"name": "size", "schema": {"type": "object"}}}
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[ScriptedUpstream]:
-    with ScriptedUpstream() as server:
-        yield server
-
-
-@pytest.fixture
-def upstream(server: ScriptedUpstream) -> ScriptedUpstream:
-    server.forget()
-    return server
-
-
-@pytest.fixture
-async def model(upstream: ScriptedUpstream) -> AsyncIterator[OpenAIModel]:
-    model = OpenAIModel(upstream.url, "key", backoff=0)
-    yield model
-    await model.aclose()
 
 
 async def ask(model: OpenAIModel, *messages: Message, **settings: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -17,25 +17,6 @@ from turnloom.ports import CallChunk, Chunk, Finished, ModelRequest, TextChunk
 
 HELLO, STOP = delta(content="Hello"), delta("stop")
 REQUEST = ModelRequest("m", (UserMessage("hi"),))
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[ScriptedUpstream]:
-    with ScriptedUpstream() as server:
-        yield server
-
-
-@pytest.fixture
-def upstream(server: ScriptedUpstream) -> ScriptedUpstream:
-    server.forget()
-    return server
-
-
-@pytest.fixture
-async def model(upstream: ScriptedUpstream) -> AsyncIterator[OpenAIModel]:
-    model = OpenAIModel(upstream.url, "key", backoff=0)
-    yield model
-    await model.aclose()
 
 
 async def ask(model: OpenAIModel) -> list[Chunk]:

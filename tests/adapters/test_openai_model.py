@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -50,18 +50,6 @@ from turnloom.ports import CallChunk, Chunk, Finished, ModelInfo, ModelRequest, 
 KEY = "sk-very-secret"
 HELLO = ModelRequest("test-model", (UserMessage("Hello"),))
 CALCULATOR = Tool("calculator", "Does sums.", {"type": "object", "properties": {"expression": {"type": "string"}}})
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[ScriptedUpstream]:
-    with ScriptedUpstream() as server:
-        yield server
-
-
-@pytest.fixture
-def upstream(server: ScriptedUpstream) -> ScriptedUpstream:
-    server.forget()
-    return server
 
 
 class Pauses:
