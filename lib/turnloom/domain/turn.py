@@ -13,7 +13,6 @@ send their results; `InputProvided` then reopens the turn (contract of the Agent
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce, wraps
@@ -48,7 +47,7 @@ from turnloom.domain.event import (
     TurnStarted,
 )
 from turnloom.domain.message import JSON, AllowedCall, ToolCall, ToolKind, Usage
-from turnloom.domain.nesting import MOST_LEVELS, levels
+from turnloom.domain.portable_json import MOST_LEVELS, finite, levels
 
 T = TypeVar("T")
 Status = Literal["in_progress", "awaiting_input", "completed", "failed", "abandoned", "cancelled"]
@@ -85,7 +84,7 @@ class Call:
         That includes what cannot be written as JSON again: NaN, infinite numbers, nesting beyond `MOST_LEVELS`.
         """
         try:
-            value = json.loads(self.arguments or "{}", parse_constant=_finite, parse_float=_finite)
+            value = json.loads(self.arguments or "{}", parse_constant=finite, parse_float=finite)
             return value if isinstance(value, dict) and levels(value) <= MOST_LEVELS else None
         except (ValueError, RecursionError):
             return None
@@ -332,13 +331,6 @@ def withheld(events: Sequence[Event]) -> tuple[Event, ...]:
     """
     start = max(place for place, event in enumerate(events) if isinstance(event, InferenceStarted))
     return (*events[:start], *(_emptied(event) for event in events[start:]))
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"{text} is no JSON number")
-    return value
 
 
 def _emptied(event: Event) -> Event:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import math
 import zlib
 from collections.abc import Iterable
-from typing import Any, NoReturn
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from turnloom.domain.errors import InvalidRequest, TooLarge, UnsupportedEncoding
 from turnloom.domain.message import JSON
-from turnloom.domain.nesting import MOST_LEVELS
+from turnloom.domain.portable_json import MOST_LEVELS, finite
 from turnloom.domain.surrogates import repair_json
 
 JSONObject = dict[str, Any]
@@ -76,7 +75,7 @@ def json_object(body: bytes, where: str = "The body of the request") -> JSONObje
     except UnicodeDecodeError:
         raise InvalidRequest(f"{where} is not valid JSON: it is not encoded in UTF-8.") from None
     try:
-        value = json.loads(repair_json(text), parse_constant=_no_json, parse_float=_finite)
+        value = json.loads(repair_json(text), parse_constant=finite, parse_float=finite)
     except (ValueError, RecursionError):
         raise InvalidRequest(f"{where} is not valid JSON.") from None
     if not isinstance(value, dict):
@@ -87,15 +86,6 @@ def json_object(body: bytes, where: str = "The body of the request") -> JSONObje
 
 def _too_many_values(where: str) -> InvalidRequest:
     return InvalidRequest(f"{where} holds more than {MOST_VALUES} values.")
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    return value if math.isfinite(value) else _no_json(text)
-
-
-def _no_json(constant: str) -> NoReturn:
-    raise ValueError(constant)
 
 
 def _check_size(value: JSON, where: str) -> None:

@@ -55,8 +55,8 @@ def next_adaptation(draft: Draft, tried: frozenset[Adaptation], status: int, wor
     """The form that a refusal of the draft asks for; None when it asks for none that was not tried."""
     form = adapted(draft, tried)
     for adaptation in ADAPTATIONS:
-        known = adaptation in tried or (status >= 500 and not adaptation.server_error)
-        if not known and adaptation.applies(form) and adaptation.refusal.search(words):
+        is_excluded = adaptation in tried or (status >= 500 and not adaptation.server_error)
+        if not is_excluded and adaptation.applies(form) and adaptation.refusal.search(words):
             return adaptation
     return None
 

@@ -26,7 +26,7 @@ from turnloom.adapters.openai_model.parsing import parse_document
 from turnloom.domain.errors import UpstreamBroken, UpstreamError, UpstreamTimeout
 from turnloom.domain.json_scanner import JsonScanner
 from turnloom.domain.message import JSON, Usage
-from turnloom.domain.nesting import MOST_LEVELS, levels
+from turnloom.domain.portable_json import MOST_LEVELS, levels
 from turnloom.domain.surrogates import JSONRepair, TextRepair, repair
 from turnloom.ports import CallChunk, Chunk, Finished, TextChunk
 
@@ -223,11 +223,11 @@ class Answer:
         if (reason := choice.get("finish_reason")) not in _NO_REASONS:
             self.reason = repair(str(reason))
         self._add_extras(self.extra, delta, _MESSAGE_KEYS)
-        thoughts, said = _voices(delta.get("content"))
+        thoughts, speech = _voices(delta.get("content"))
         thoughts = _joined(delta.get("reasoning_content") or delta.get("reasoning")) + thoughts
         if reasoning := self._added("reasoning", thoughts):
             yield TextChunk(reasoning, "reasoning")
-        if text := self._added("text", said):
+        if text := self._added("text", speech):
             yield TextChunk(text, "text", self._logprobs(logprobs.get("content")))
         if refusal := self._added("refusal", _string(delta.get("refusal"))):
             yield TextChunk(refusal, "refusal", self._logprobs(logprobs.get("refusal")))
@@ -239,10 +239,10 @@ class Answer:
     def _added(self, block: str, text: str) -> str:
         return self.texts[block].add(text) if text else ""
 
-    def _add_extras(self, extras: dict[str, JSON], given: JSON, known: frozenset[str]) -> None:
+    def _add_extras(self, extras: dict[str, JSON], values: JSON, known_keys: frozenset[str]) -> None:
         """Keep the keys that are not known, up to a limit; what comes in pieces is put together by its type."""
-        for key, value in given.items():
-            if key in known or value in (None, "", [], {}):
+        for key, value in values.items():
+            if key in known_keys or value in (None, "", [], {}):
                 continue
             text = json.dumps(value, allow_nan=False)
             self.extra_characters += len(key) + len(text)
@@ -274,8 +274,8 @@ class Answer:
         """What a fragment adds to its call; of those that add nothing, an endpoint may send any number."""
         function = fragment.get("function") or {}
         call_id, name = _text(fragment.get("id")), _text(function.get("name"))
-        given = function.get("arguments") or ""
-        arguments = given if isinstance(given, str) else json.dumps(given)
+        value = function.get("arguments") or ""
+        arguments = value if isinstance(value, str) else json.dumps(value)
         calls_before = len(self.calls)
         call = self._call_of(fragment.get("index"), call_id, name, arguments)
         self._add_extras(call.extra, fragment, _CALL_KEYS)
@@ -294,17 +294,17 @@ class Answer:
         some repeat id or name with every fragment: a second name is a second call if its id is not the same, unless
         the arguments of the first have begun and need more. Arguments without a name belong to what is open.
         """
-        known = self.by_index.get(index) if index is not None else self.calls[-1] if self.calls else None
+        open_call = self.by_index.get(index) if index is not None else self.calls[-1] if self.calls else None
         if not name and arguments and self.calls:
             same_id = (call for call in self.calls if call_id and call.call_id == call_id)
-            return next(same_id, known or self.calls[-1])
-        if known is None or self._begins_another(known, index, call_id, name):
+            return next(same_id, open_call or self.calls[-1])
+        if open_call is None or self._begins_another(open_call, index, call_id, name):
             if len(self.calls) == _MOST_CALLS:
                 raise UpstreamBroken(f"The model endpoint sent more than {_MOST_CALLS} tool calls in one answer.")
-            known = _Call(len(self.calls))
-            self.calls.append(known)
-            self.by_index[index] = known
-        return known
+            open_call = _Call(len(self.calls))
+            self.calls.append(open_call)
+            self.by_index[index] = open_call
+        return open_call
 
     def _begins_another(self, call: _Call, index: JSON, call_id: str, name: str) -> bool:
         if not call.name or not name:
@@ -315,13 +315,13 @@ class Answer:
 
 
 _DONE = ("stop", "eos", "end_turn", "stop_sequence", "complete", "tool_calls", "tool_use", "function_call", "eos_token")
+"""The words of success are a closed list: an answer that ends with any other word is none."""
 _LENGTH = ("length", "max_tokens", "model_length")
 _FILTERED = (
     *("content_filter", "content_filtered", "safety", "recitation", "sensitive", "refusal"),
     *("blocklist", "prohibited_content", "spii"),
 )
 _NO_REASONS = (None, "", "null")
-"""The words of success are a closed list: an answer that ends with any other word is none."""
 
 _TEXT_PARTS = ("text", "output_text")
 _THOUGHT_PARTS = ("thinking", "reasoning", "reasoning_text", "summary_text")
@@ -396,14 +396,15 @@ def _string(value: JSON) -> str:
     raise TypeError(f"text expected, {type(value).__name__} found")
 
 
-def _usage(given: JSON, before: Usage) -> Usage:
+def _usage(figures: JSON, before: Usage) -> Usage:
     """The figures that are given over those that were known before; 0 stands for what nobody gave."""
-    read = given.get("prompt_tokens_details") or {}
-    written = given.get("completion_tokens_details") or {}
-    input_tokens, output_tokens = whole_number(given.get("prompt_tokens")), whole_number(given.get("completion_tokens"))
+    read = figures.get("prompt_tokens_details") or {}
+    written = figures.get("completion_tokens_details") or {}
+    input_tokens = whole_number(figures.get("prompt_tokens"))
+    output_tokens = whole_number(figures.get("completion_tokens"))
     if input_tokens and output_tokens:
         # Some endpoints count what was thought in the total alone.
-        output_tokens = max(output_tokens, whole_number(given.get("total_tokens")) - input_tokens)
+        output_tokens = max(output_tokens, whole_number(figures.get("total_tokens")) - input_tokens)
     return Usage(
         input_tokens or before.input_tokens,
         output_tokens or before.output_tokens,
@@ -412,10 +413,10 @@ def _usage(given: JSON, before: Usage) -> Usage:
     )
 
 
-def whole_number(given: JSON) -> int:
+def whole_number(value: JSON) -> int:
     """A number of tokens or seconds, also one in a text; 0 for what is none."""
     try:
-        number = int(float(given)) if isinstance(given, str | int | float) and not isinstance(given, bool) else 0
+        number = int(float(value)) if isinstance(value, str | int | float) and not isinstance(value, bool) else 0
         return number if 0 <= number <= _LARGEST_NUMBER else 0
     except (ValueError, OverflowError):
         return 0

@@ -41,9 +41,8 @@ class OpenAIModel:
     once, as timeouts do.
     Without wishes all pauses end within 0.7 s: a caller who waits a second for the status is told of a lasting 429.
     `timeout` bounds, in seconds, the wait for the headers of an answer, for the whole of an error or of the list of
-    models, and from byte to byte. With `sends_reasoning` the model is
-    shown its earlier reasoning as `reasoning_content`. A file is refused unless `takes_files`, by default only OpenAI's
-    own endpoint.
+    models, and from byte to byte. With `sends_reasoning` the model is shown its earlier reasoning as
+    `reasoning_content`. A file is refused unless `takes_files`, by default only OpenAI's own endpoint.
 
     What a model refuses it is not asked for again: `adaptations.py` has the other forms of a request.
 
@@ -179,14 +178,14 @@ class OpenAIModel:
         # The SDK hands out the response itself for this `cast_to`, which its types know only for calls without stream.
         client = self._connections.client()
         async with asyncio.timeout(self._timeout):
-            given = await client.post(
+            response = await client.post(
                 "/chat/completions",
                 cast_to=httpx2.Response,
                 body=body,
                 stream=True,
                 stream_cls=openai.AsyncStream[object],
             )
-        return cast("httpx2.Response", given)
+        return cast("httpx2.Response", response)
 
     async def _list(self) -> list[ModelInfo]:
         import httpx2

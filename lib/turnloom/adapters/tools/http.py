@@ -15,7 +15,7 @@ from turnloom.adapters.masking import mask
 from turnloom.adapters.tools.failure import ToolFailed, illegal_header, secrets_of
 from turnloom.domain.errors import InvalidRequest
 from turnloom.domain.message import JSON, Tool, ToolSource
-from turnloom.domain.text import repaired
+from turnloom.domain.surrogates import repair
 from turnloom.domain.text_decoding import decode_text
 from turnloom.domain.tool_schema import parameters_schema, schema_fault
 
@@ -205,7 +205,7 @@ async def _answer(source: ToolSource, response: httpx2.Response, headers: Mappin
     content, whole = await first_bytes(response, _MOST_BYTES)
     status = response.status_code
     try:
-        text = repaired(decode_text(content, response.headers.get("content-type", "")))
+        text = repair(decode_text(content, response.headers.get("content-type", "")))
     except UnicodeError:
         text = ""
     if not response.is_success:
@@ -228,6 +228,6 @@ def _is_json(response: httpx2.Response) -> bool:
 
 def _compact_json(text: str) -> str:
     try:
-        return repaired(_compact(json.loads(text)))
+        return repair(_compact(json.loads(text)))
     except (ValueError, RecursionError):
         return text

@@ -23,7 +23,8 @@ from turnloom.adapters.tools.failure import ToolFailed
 from turnloom.adapters.tools.pinned import BoundedStream, ByteBudget, TooLong
 from turnloom.domain.errors import InvalidRequest
 from turnloom.domain.message import JSON
-from turnloom.domain.text import repaired
+from turnloom.domain.portable_json import MOST_LEVELS
+from turnloom.domain.surrogates import repair
 from turnloom.domain.tool_schema import usable_schema
 
 MESSAGE_BYTES = 2 * MIB
@@ -34,7 +35,6 @@ SESSION_BYTES = 2 * MESSAGE_BYTES
 _SESSION_VALUES = 50_000
 _SESSION_EVENTS = 2_000
 _SESSION_REQUESTS = 200
-_LEVELS = 100
 _GOODBYE_SECONDS = 1.0
 _REFUSED = (401, 403)
 _BODY_HEADERS = ("content-type", "content-length", "content-encoding", "transfer-encoding")
@@ -83,8 +83,8 @@ class _Budget:
         level = 0
         for brackets in _BRACKETS.finditer(bare):
             level += len(brackets[0]) if brackets[0][:1] in b"[{" else -len(brackets[0])
-            if level > _LEVELS:
-                raise _Unsound("http", f"sent data nested more than {_LEVELS} levels deep")
+            if level > MOST_LEVELS:
+                raise _Unsound("http", f"sent data nested more than {MOST_LEVELS} levels deep")
 
 
 class RecordingTransport(httpx2.AsyncBaseTransport):
@@ -218,10 +218,10 @@ class RecordingTransport(httpx2.AsyncBaseTransport):
             case {"jsonrpc": "2.0", "result": {}}:
                 pass
             case {"jsonrpc": "2.0", "error": {"code": int(), "message": str(text)}}:
-                self.error_messages.add(repaired(text))
+                self.error_messages.add(repair(text))
             case _:
                 raise _Unsound("protocol", "answered with something that is not MCP")
-        return repaired(json.dumps(message, ensure_ascii=False)).encode()
+        return repair(json.dumps(message, ensure_ascii=False)).encode()
 
 
 class _Events(httpx2.AsyncByteStream):
