@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -20,7 +20,10 @@ from mcp import MCPError
 from mcp.server.lowlevel import Server
 from mcp.server.mcpserver import MCPServer
 from mcp.server.transport_security import TransportSecuritySettings
-from starlette.responses import JSONResponse, PlainTextResponse
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
 
 from tests.server import LoopbackServer
 from tests.upstream import Signal
@@ -191,6 +194,77 @@ class McpServer:
                 return _said("at last")
             case _:
                 raise MCPError(types.INVALID_PARAMS, f"Unknown tool: {params.name} {given.get('why', '')}")
+
+
+class ScriptedMcpServer:
+    """A server of the 2025 era that answers as it is told, for what the SDK's own would never send.
+
+    `answers` are by JSON-RPC method: each is a result, the text of a whole message with `ID` for its id, or a status
+    with a body; the last answer is repeated. `asked` are the messages that came, `sessions` the ids they came with.
+    """
+
+    def __init__(self, **answers: Sequence[Any]) -> None:
+        self.answers = {method.replace("_", "/"): list(given) for method, given in answers.items()}
+        self.asked: list[dict[str, Any]] = []
+        self.sessions: list[str | None] = []
+        self.seen_headers: list[dict[str, str]] = []
+        route = Route("/mcp", self._answer, methods=["GET", "POST", "DELETE"])
+        self._server = LoopbackServer(Starlette(routes=[route]))
+
+    def __enter__(self) -> ScriptedMcpServer:
+        self._server.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.__exit__()
+
+    @property
+    def url(self) -> str:
+        return f"{self._server.url}/mcp"
+
+    def count(self, method: str) -> int:
+        return sum(message.get("method") == method for message in self.asked)
+
+    async def _answer(self, request: Request) -> Response:
+        if request.method != "POST":
+            return Response(status_code=405)
+        message = await request.json()
+        self.asked.append(message)
+        self.sessions.append(request.headers.get("mcp-session-id"))
+        self.seen_headers.append(dict(request.headers))
+        scripted = self.answers.get(message["method"])
+        if scripted is not None:
+            return _scripted(message, scripted.pop(0) if len(scripted) > 1 else scripted[0])
+        match message["method"]:
+            case "initialize":
+                return JSONResponse(_result(message, _HANDSHAKE), headers={"mcp-session-id": "s1"})
+            case "server/discover":
+                return PlainTextResponse("Bad Request: Missing session ID", 400)
+            case _:
+                return Response(status_code=202)
+
+
+def _scripted(message: dict[str, Any], answer: Any) -> Response:
+    match answer:
+        case (int(status), body):
+            return Response(body if isinstance(body, str) else json.dumps(body), status, media_type="application/json")
+        case str(text):
+            return Response(text.replace("ID", json.dumps(message["id"])), media_type="application/json")
+        case result:
+            return JSONResponse(_result(message, result))
+
+
+def _result(message: dict[str, Any], result: Any) -> dict[str, Any]:
+    return {"jsonrpc": "2.0", "id": message["id"], "result": result}
+
+
+_HANDSHAKE = {
+    "protocolVersion": "2025-06-18",
+    "capabilities": {"tools": {}},
+    "serverInfo": {"name": "scripted", "version": "1"},
+}
+GOOD = {"name": "good", "inputSchema": {"type": "object", "properties": {}}}
+FINE = {"content": [{"type": "text", "text": "fine"}]}
 
 
 def _said(*texts: str) -> types.CallToolResult:

@@ -29,6 +29,7 @@ from turnloom.adapters.tools.failure import ToolFailed, illegal_header, secrets_
 from turnloom.adapters.tools.mcp_transport import (
     MESSAGE_BYTES,
     RecordingTransport,
+    SessionLost,
     connection_failure,
     status_failure,
 )
@@ -106,13 +107,26 @@ class McpRunner:
         return _result(await self._ask(source, headers, called), source, headers)
 
     async def _ask(self, source: ToolSource, headers: Mapping[str, str], question: Question[Answer]) -> Answer:
-        """What the server answers, asked in the dialect it is known for, or else in each until it understands one."""
+        """What the server answers, asked in the dialect it is known for, or else in each until it understands one.
+
+        A session that the server no longer knows is begun anew, once: the question was not answered in it.
+        """
+        try:
+            return await self._ask_in_dialects(source, headers, question)
+        except SessionLost:
+            return await self._ask_in_dialects(source, headers, question)
+
+    async def _ask_in_dialects(
+        self, source: ToolSource, headers: Mapping[str, str], question: Question[Answer]
+    ) -> Answer:
         first: ToolFailed | None = None
         endpoint = source.endpoint or ""
         for dialect in _dialects(endpoint, self._dialects.get(endpoint)):
             line = _Line(source, headers, self._guard, self._seconds)
             try:
                 return await line.ask(dialect, question)
+            except SessionLost:
+                raise
             except ToolFailed as failure:
                 first = first or failure
                 if line.spoken is not None or not _may_speak_otherwise(failure.error):
@@ -258,17 +272,22 @@ def _mode(client: Client) -> Literal["auto", "legacy"]:
 
 
 async def _listed(client: Client) -> list[types.Tool]:
-    tools: list[types.Tool] = []
+    """The tools that the server lists, one of each name, up to the limits.
+
+    Some servers repeat a cursor for ever, or end with an empty one.
+    """
+    tools: dict[str, types.Tool] = {}
     cursor: str | None = None
+    asked: set[str] = {""}
     for _ in range(_PAGES):
         page = await client.list_tools(cursor=cursor)
-        tools += page.tools
-        if len(tools) > _MOST_TOOLS:
-            raise ToolFailed("http", f"The MCP server lists more than {_MOST_TOOLS} tools.")
-        if page.next_cursor is None:
-            return tools
+        for tool in page.tools:
+            tools.setdefault(tool.name, tool)
         cursor = page.next_cursor
-    raise ToolFailed("protocol", f"The MCP server lists more than {_PAGES} pages of tools.")
+        if cursor is None or cursor in asked or len(tools) >= _MOST_TOOLS:
+            break
+        asked.add(cursor)
+    return list(tools.values())[:_MOST_TOOLS]
 
 
 async def _called(client: Client, name: str, arguments: dict[str, Any]) -> types.CallToolResult:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import math
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
@@ -32,17 +33,25 @@ MESSAGE_BYTES = 2 * MIB
 
 SESSION_BYTES = 2 * MESSAGE_BYTES
 
+_log = logging.getLogger(__name__)
+
 _SESSION_VALUES = 50_000
 _SESSION_EVENTS = 2_000
 _SESSION_REQUESTS = 200
 _GOODBYE_SECONDS = 1.0
 _REFUSED = (401, 403)
+_UNKNOWN_SESSION = 404
+_SESSION_HEADER = "mcp-session-id"
 _BODY_HEADERS = ("content-type", "content-length", "content-encoding", "transfer-encoding")
 _HINTS = ("readOnlyHint", "destructiveHint", "idempotentHint", "openWorldHint")
 
 _BRACKETS = re.compile(rb"[\[{]+|[\]}]+")
 # A carriage return at the end of a chunk may be half of a line end.
 _LINE_END = re.compile(rb"\r\n|\n|\r(?!\Z)")
+
+
+class SessionLost(ToolFailed):
+    """The server answered 404 to a request of a session, which it therefore no longer knows; nothing was run."""
 
 
 class _Unsound(Exception):
@@ -119,7 +128,7 @@ class RecordingTransport(httpx2.AsyncBaseTransport):
                 await self._note(connection_failure(self._server, trouble))
             raise
         if request.method == "POST":
-            await self._note(_status_failure(self._server, checked))
+            await self._note(_status_failure(self._server, request, checked))
         return checked
 
     async def aclose(self) -> None:
@@ -214,7 +223,7 @@ class RecordingTransport(httpx2.AsyncBaseTransport):
             case {"jsonrpc": "2.0", "method": str()}:
                 pass
             case {"jsonrpc": "2.0", "result": {"tools": [*tools], **rest}}:
-                message["result"] = {**rest, "tools": [_sound_tool(tool) for tool in tools if _is_named(tool)]}
+                message["result"] = {**_page(rest), "tools": self._sound_tools(tools)}
             case {"jsonrpc": "2.0", "result": {}}:
                 pass
             case {"jsonrpc": "2.0", "error": {"code": int(), "message": str(text)}}:
@@ -222,6 +231,12 @@ class RecordingTransport(httpx2.AsyncBaseTransport):
             case _:
                 raise _Unsound("protocol", "answered with something that is not MCP")
         return repair(json.dumps(message, ensure_ascii=False)).encode()
+
+    def _sound_tools(self, tools: list[JSON]) -> list[JSON]:
+        sound = [_sound_tool(tool) for tool in tools if _is_named(tool)]
+        if len(sound) < len(tools):
+            _log.warning("%s lists %d tools without a name; they are left out", self._server, len(tools) - len(sound))
+        return sound
 
 
 class _Events(httpx2.AsyncByteStream):
@@ -272,9 +287,11 @@ def status_failure(server: str, status: int) -> ToolFailed:
     return ToolFailed("http", f"{server} answered with status {status}.", status)
 
 
-def _status_failure(server: str, response: httpx2.Response) -> ToolFailed | None:
+def _status_failure(server: str, request: httpx2.Request, response: httpx2.Response) -> ToolFailed | None:
     """The failure that a response is; an error status may come with an error of JSON-RPC, which says more."""
     status = response.status_code
+    if status == _UNKNOWN_SESSION and _SESSION_HEADER in request.headers:
+        return SessionLost("http", f"{server} answered with status {status}.", status)
     if status < 400 or (status not in _REFUSED and "error" in (json.loads(response.content or b"{}"))):
         return None
     return status_failure(server, status)
@@ -288,6 +305,11 @@ def _finite(text: str) -> float | None:
     """A JSON number; null for what JSON has no number for."""
     value = float(text)
     return value if math.isfinite(value) else None
+
+
+def _page(rest: dict[Any, JSON]) -> dict[str, JSON]:
+    """What is beside the tools of a listing, without a cursor that is none."""
+    return {key: value for key, value in rest.items() if key != "nextCursor" or isinstance(value, str)}
 
 
 def _is_named(tool: JSON) -> bool:
