@@ -209,7 +209,7 @@ class ToolScope:
 
 @dataclass(frozen=True, slots=True)
 class ToolResult:
-    """What a tool gave back: text, or a list of content items. With `error` set, `content` says what went wrong."""
+    """What a tool gave back: text, or the content blocks of MCP. With `error` set, `content` says what went wrong."""
 
     content: str | list[JSON]
     metadata: Mapping[str, JSON] = field(default_factory=dict)

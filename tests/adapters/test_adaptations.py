@@ -209,7 +209,7 @@ async def test_images_in_results_are_named_for_a_model_that_refuses_images(
     upstream.answer = refusing(lambda body: "image_url" in json.dumps(body), detail("This model reads no images."))
     for _ in range(2):
         await ask(model, HI, *CALL, part_of_result("c1", [ImagePart("data:image/png;base64,aGk=")]))
-    assert [part["text"] for part in upstream.bodies[-1]["messages"][-1]["content"]][1:] == ["[image]"]
+    assert upstream.bodies[-1]["messages"][-1] == {"role": "tool", "tool_call_id": "c1", "content": "x\n[image]"}
     assert len(upstream.bodies) == 3
     with pytest.raises(UpstreamError, match="no images"):
         await ask(model, UserMessage((ImagePart("data:image/png;base64,aGk="),)))

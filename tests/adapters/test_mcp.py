@@ -21,6 +21,7 @@ from turnloom.adapters.tools import ToolRunners
 from turnloom.adapters.tools.mcp import headers_for
 from turnloom.domain.errors import InvalidRequest, Unauthenticated, UpstreamBroken
 from turnloom.domain.message import ToolSource
+from turnloom.domain.tool_result import text_of
 from turnloom.ports import ToolResult, ToolScope
 from turnloom.testing import FrozenClock
 
@@ -70,7 +71,7 @@ def source(server: McpServer, name: str = "", **rest: Any) -> ToolSource:
 
 def failure(result: ToolResult) -> tuple[str, int]:
     assert result.error is not None
-    assert result.content == result.error.message
+    assert text_of(result.content) == result.error.message
     return result.error.kind, result.error.code
 
 
@@ -181,28 +182,28 @@ async def test_the_guard_is_asked_before_a_listing(modern: McpServer) -> None:
 )
 async def test_text_is_the_answer(server: McpServer, tools: ToolRunners, name: str, content: str) -> None:
     result = await tools.call(source(server, name), {"x": [1, {"y": None}]}, SCOPE)
-    assert result == ToolResult(content)
+    assert (text_of(result.content), result.error) == (content, None)
 
 
-async def test_other_parts_are_kept_as_items(modern: McpServer, tools: ToolRunners) -> None:
+async def test_other_blocks_are_kept_as_the_server_sent_them(modern: McpServer, tools: ToolRunners) -> None:
     result = await tools.call(source(modern, "picture"), {}, SCOPE)
     assert isinstance(result.content, list)
     text, image, link = result.content
     assert text == {"type": "text", "text": "look"}
-    assert image == {"type": "image", "image": {"data": PICTURE}}
-    assert json.loads(link["text"]) == {"type": "resource_link", "name": "map", "uri": "https://example.com/map"}
+    assert image == {"type": "image", "data": PICTURE, "mimeType": "image/png"}
+    assert link == {"type": "resource_link", "name": "map", "uri": "https://example.com/map"}
 
 
 async def test_args_of_the_source_are_laid_over_the_models(modern: McpServer, tools: ToolRunners) -> None:
     result = await tools.call(source(modern, "echo", args={"unit": "C"}), {"unit": "F", "day": 1}, SCOPE)
-    assert json.loads(str(result.content)) == {"unit": "C", "day": 1}
+    assert json.loads(text_of(result.content)) == {"unit": "C", "day": 1}
 
 
 async def test_a_tool_error_a_protocol_error_and_an_http_error_are_told_apart(
     server: McpServer, tools: ToolRunners
 ) -> None:
     failed = await tools.call(source(server, "fail"), {"why": "rain"}, SCOPE)
-    assert (failure(failed), failed.content) == (("tool", 1), "no good: rain")
+    assert (failure(failed), text_of(failed.content)) == (("tool", 1), "no good: rain")
     assert failure(await tools.call(source(server, "fail_silently"), {}, SCOPE)) == ("tool", 1)
     unknown = await tools.call(source(server, "unknown"), {}, SCOPE)
     assert failure(unknown) == ("protocol", -32602)
@@ -234,7 +235,7 @@ async def test_an_empty_result_is_an_error(modern: McpServer, tools: ToolRunners
 
 async def test_an_empty_result_is_what_a_response_shows(tools: ToolRunners, modern: McpServer) -> None:
     result = await tools.call(source(modern, "nothing"), {}, SCOPE)
-    assert (result.content, result.error) == ("", None)
+    assert (result.content, result.error) == ([], None)
 
 
 async def test_a_tool_that_does_not_answer_in_time_is_an_error(server: McpServer) -> None:
@@ -255,9 +256,9 @@ async def test_a_call_can_be_cancelled(server: McpServer, tools: ToolRunners) ->
 async def test_calls_run_at_the_same_time(server: McpServer, tools: ToolRunners) -> None:
     waiting = asyncio.create_task(tools.call(source(server, "wait"), {}, SCOPE))
     await server.reached.wait()
-    assert (await tools.call(source(server, "lines"), {}, SCOPE)).content == "one\ntwo"
+    assert text_of((await tools.call(source(server, "lines"), {}, SCOPE)).content) == "one\ntwo"
     server.opened.set()
-    assert (await waiting).content == "at last"
+    assert text_of((await waiting).content) == "at last"
 
 
 @pytest.mark.parametrize("kind", ["modern", "legacy", "sse"])
@@ -289,14 +290,14 @@ async def test_a_connection_is_pinned_to_the_address_that_was_checked(modern: Mc
 
     rebound = ToolRunners(Guard(allow_loopback=True, resolve=rebinding), FrozenClock())
     echo = ToolSource("mcp", "g", "echo", modern.url.replace("127.0.0.1", "tools.example"))
-    assert await rebound.call(echo, {"a": 1}, SCOPE) == ToolResult('{"a": 1}')
+    assert await rebound.call(echo, {"a": 1}, SCOPE) == ToolResult([{"type": "text", "text": '{"a": 1}'}])
     assert modern.headers_of("tools/call")["host"].startswith("tools.example:")
     assert failure(await rebound.call(echo, {"a": 1}, SCOPE)) == ("http", 1)
 
 
 async def test_an_argument_that_a_server_wants_in_a_header_gets_there(server: McpServer, tools: ToolRunners) -> None:
     result = await tools.call(source(server, "regional"), {"region": "north"}, SCOPE)
-    assert result == ToolResult('{"region": "north"}')
+    assert text_of(result.content) == '{"region": "north"}'
     if server.transport == "streamable" and not server.legacy:
         assert server.seen[-1].headers["mcp-param-region"] == "north"
 
@@ -305,7 +306,7 @@ async def test_an_answer_does_not_wait_for_a_server_that_is_slow_to_say_goodbye(
     with McpServer(legacy=True) as server:
         server.held = "DELETE"
         tools = ToolRunners(Guard(allow_loopback=True), FrozenClock())
-        assert await tools.call(source(server, "lines"), {}, SCOPE) == ToolResult("one\ntwo")
+        assert text_of((await tools.call(source(server, "lines"), {}, SCOPE)).content) == "one\ntwo"
         assert server.reached.is_set
         assert not server.opened.is_set
 
@@ -390,7 +391,7 @@ async def test_a_header_is_in_no_message_and_no_log(
             # The server repeats its arguments; here they are what it could have read in the header.
             result = await tools.call(source(server, name), {"why": f"token {SECRET} expired"}, scope)
             assert result.error is not None
-            assert "expired" in result.content
+            assert "expired" in text_of(result.content)
             told.append(f"{result.content}{result.error.message}")
         caplog.clear()  # The SDK logs arguments, if asked for as much as that.
         for status in (401, 500):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from typing import Any
 
@@ -114,6 +115,51 @@ async def test_other_statuses_are_not_taken_for_a_forgotten_session(tools: ToolR
     with ScriptedMcpServer(tools_call=[(500, ""), FINE]) as server:
         assert (await called(tools, server)).error is not None
         assert server.count("tools/call") == 1
+
+
+# --- results
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"type": "video", "data": "aGk="},
+        {"type": "image", "data": "aGk="},
+        {"type": "text"},
+        {"text": "no type"},
+        "plain",
+        {"type": "resource", "resource": {"uri": "file:///x"}},
+    ],
+)
+async def test_a_block_of_an_unknown_form_is_kept_as_the_text_of_its_json(tools: ToolRunners, odd: Any) -> None:
+    with ScriptedMcpServer(tools_call=[{"content": [*FINE["content"], odd]}]) as server:
+        result = await called(tools, server)
+        assert result.content == [*FINE["content"], {"type": "text", "text": json.dumps(odd)}]
+
+
+@pytest.mark.parametrize("content", [{}, {"content": None}, {"content": [], "isError": None, "_meta": None}])
+async def test_structured_content_alone_is_the_result(tools: ToolRunners, content: dict[str, Any]) -> None:
+    with ScriptedMcpServer(tools_call=[{**content, "structuredContent": {"wind": 3}}]) as server:
+        assert (await called(tools, server)).content == [{"type": "text", "text": '{"wind": 3}'}]
+
+
+async def test_images_are_kept_as_the_server_sent_them(tools: ToolRunners) -> None:
+    blocks = [
+        {"type": "text", "text": "see"},
+        {"type": "image", "data": "aGk=", "mimeType": "image/jpeg"},
+        {"type": "resource", "resource": {"uri": "file:///x.png", "mimeType": "image/png", "blob": "aGk="}},
+        {"type": "audio", "data": "aGk=", "mimeType": "audio/wav"},
+    ]
+    with ScriptedMcpServer(tools_call=[{"content": blocks}]) as server:
+        assert (await called(tools, server)).content == blocks
+
+
+async def test_a_failure_that_shows_nothing_but_an_image_keeps_it(tools: ToolRunners) -> None:
+    image = {"type": "image", "data": "aGk=", "mimeType": "image/jpeg"}
+    with ScriptedMcpServer(tools_call=[{"content": [image], "isError": True}]) as server:
+        result = await called(tools, server)
+    assert result.error is not None
+    assert result.content == [{"type": "text", "text": "The tool failed and did not say why."}, image]
 
 
 # --- texts

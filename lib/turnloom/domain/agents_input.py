@@ -4,26 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from turnloom.domain.message import JSON, Content, ImagePart, Message, Part, TextPart, ToolMessage, UserMessage
-from turnloom.domain.transcript import Dialect, content_text
+from turnloom.domain.message import JSON, Content, Message, Part, TextPart, UserMessage
+from turnloom.domain.tool_result import agents_image
+from turnloom.domain.transcript import Dialect, result_messages
 
 
 def read(messages: Sequence[JSON], current: bool) -> list[Message]:
     """User and tool messages as the API writes them; the deprecated `context` counts in its own turn only."""
-    return [_message(message, current) for message in messages]
+    return [told for message in messages for told in _messages(message, current)]
 
 
 AGENTS = Dialect(read, replays_failed=False)
 
 
-def _message(message: Mapping[str, JSON], current: bool) -> Message:
+def _messages(message: Mapping[str, JSON], current: bool) -> list[Message]:
     if message["role"] == "tool":
-        return ToolMessage(str(message["call_id"]), content_text(message["content"]), str(message.get("tool_name", "")))
+        return result_messages(str(message["call_id"]), message["content"], str(message.get("tool_name", "")))
     content = interleaved(message["content"])
     context = message.get("context") if current else None
     if context is None:
-        return UserMessage(content)
-    return UserMessage((*_parts(content), *_parts(interleaved(context))))
+        return [UserMessage(content)]
+    return [UserMessage((*_parts(content), *_parts(interleaved(context))))]
 
 
 def interleaved(content: JSON) -> Content:
@@ -43,15 +44,5 @@ def _part(item: JSON) -> Part:
         return TextPart(item)
     if item["type"] == "text":
         return TextPart(item["text"])
-    image = item["image"]
-    url = image.get("url")
-    if url is not None:
-        return ImagePart(url["uri"] if isinstance(url, dict) else url)
-    data = image["data"]
-    return ImagePart(data if data.startswith("data:") else f"data:{_mime(data)};base64,{data}")
-
-
-def _mime(data: str) -> str:
-    """The media type by the first bytes of the base64 text; PNG when unknown, as most senders mean it."""
-    starts = {"/9j/": "image/jpeg", "iVBORw0KGgo": "image/png", "R0lGOD": "image/gif", "UklGR": "image/webp"}
-    return next((mime for start, mime in starts.items() if data.startswith(start)), "image/png")
+    image = agents_image(item["image"])
+    return TextPart("[image]") if image is None else image

@@ -38,7 +38,8 @@ from turnloom.domain.message import (
     UserMessage,
 )
 from turnloom.domain.text_decoding import decode_text
-from turnloom.domain.transcript import NOT_ALLOWED, Dialect, content_text, part_of_result, summary_message
+from turnloom.domain.tool_result import from_output, text_of
+from turnloom.domain.transcript import NOT_ALLOWED, Dialect, part_of_result, result_messages, summary_message
 from turnloom.domain.turn import Call, Inference, Turn, remembered
 
 Item = Mapping[str, Any]
@@ -165,7 +166,7 @@ class _Reader:
     texts: list[str] = field(default_factory=list)
     thoughts: list[str] = field(default_factory=list)
     calls: list[ToolCall] = field(default_factory=list)
-    answers: list[ToolMessage] = field(default_factory=list)
+    answers: list[Message] = field(default_factory=list)
     asked: set[str] = field(default_factory=set)
 
     def take(self, item: Item, place: int) -> None:
@@ -233,10 +234,10 @@ class _Reader:
             found = item.get(_HOSTED[kind]) or (item.get("action") or {}).get(_HOSTED[kind])
             result = UNKEPT if found is None else _json(found)
         if item.get("approval_request_id") in self.asked:
-            self.answers.append(ToolMessage(item["approval_request_id"], result, name))
+            self.answers += result_messages(item["approval_request_id"], result, name)
             return
         self.calls.append(ToolCall(call_id, name, arguments, item.get("server_label"), hosted=True))
-        self.answers.append(ToolMessage(call_id, result, name))
+        self.answers += result_messages(call_id, result, name)
 
     def _compaction(self, item: Item) -> None:
         self.end_message()
@@ -327,13 +328,13 @@ def _derived_id(item: Item, place: int) -> str:
     return "call_" + uuid.uuid5(uuid.NAMESPACE_OID, f"{place}/{_json(item)}").hex[:24]
 
 
-def _mcp_result(item: Item) -> str:
+def _mcp_result(item: Item) -> JSON:
     error, output = item.get("error"), item.get("output")
     if error is None:
-        return UNKEPT if output is None else str(output)
+        return UNKEPT if output is None else from_output(str(output))
     if not isinstance(error, dict):
         return str(error)
-    return str(error["message"]) if "message" in error else content_text(error.get("content"))
+    return str(error["message"]) if "message" in error else error.get("content")
 
 
 def _json(value: JSON) -> str:
@@ -365,7 +366,7 @@ def _output_parts(output: JSON) -> list[Part]:
         return list(_parts(output)) or [TextPart(_json(output))]
     if isinstance(output, dict) and output.get("image_url"):
         return [ImagePart(output["image_url"])]
-    return [TextPart(content_text(output))]
+    return [TextPart(text_of(output))]
 
 
 def _parts(content: Iterable[Item]) -> Iterator[Part]:

@@ -28,6 +28,7 @@ from turnloom.domain.message import (
     distinct_name,
     flat_name,
 )
+from turnloom.domain.tool_result import images_of, text_of
 from turnloom.domain.turn import (
     ClientRun,
     Compaction,
@@ -110,23 +111,19 @@ def part_of_result(call_id: str, parts: Sequence[Part]) -> UserMessage:
     return UserMessage((TextPart(f"{PART_OF_RESULT} {call_id}:"), *parts))
 
 
+def result_messages(call_id: str, result: JSON, name: str) -> list[Message]:
+    """The result of a call as a tool message, and its images as a message behind it."""
+    images = images_of(result)
+    told = ToolMessage(call_id, text_of(result), name)
+    return [told, part_of_result(call_id, images)] if images else [told]
+
+
 def begins_exchange(message: Message) -> bool:
     """Whether a user speaks here, and it is no part of a tool's result."""
     if not isinstance(message, UserMessage):
         return False
     first = message.content[0] if message.content else ""
     return not (isinstance(first, TextPart) and first.text.startswith(PART_OF_RESULT))
-
-
-def content_text(content: JSON) -> str:
-    """The text of a string, a content item, or a list of these; what is no text is named by its type."""
-    if isinstance(content, str):
-        return content
-    if isinstance(content, list | tuple):
-        return "\n".join(content_text(item) for item in content)
-    if isinstance(content, dict):
-        return str(content["text"]) if "text" in content else f"[{content.get('type', 'content')}]"
-    return "" if content is None else str(content)
 
 
 def refusal(check: ShieldCheck | ShieldsRun) -> str:
@@ -213,12 +210,12 @@ def _tell(step: Step, messages: list[Message]) -> None:
             asked = (call for call in step.whole_calls if call.runner == "approval")
             messages.extend(ToolMessage(call.call_id, NOT_ALLOWED, call.name) for call in asked)
         case ToolRun():
-            messages.append(ToolMessage(step.call.call_id, content_text(step.content), step.call.name))
+            messages.extend(result_messages(step.call.call_id, step.content, step.call.name))
         case ClientRun():
-            messages.extend(
-                ToolMessage(str(given["call_id"]), content_text(given["content"]), str(given.get("tool_name", "")))
-                for given in step.responses
-            )
+            for given in step.responses:
+                messages.extend(
+                    result_messages(str(given["call_id"]), given["content"], str(given.get("tool_name", "")))
+                )
         case Retrieval():
             _insert_context(step.text, messages)
         case Listing():

@@ -232,17 +232,30 @@ def _shows_images_of_result(message: Mapping[str, JSON]) -> bool:
 
 
 def _without_images_in_results(draft: Draft) -> Draft:
-    messages = [
-        {**message, "content": [_named_image(part) for part in message["content"]]}
-        if _shows_images_of_result(message)
-        else message
-        for message in _messages(draft)
-    ]
+    """The word `[image]` for each, in the result that it belongs to."""
+    messages: Messages = []
+    for message in _messages(draft):
+        if _shows_images_of_result(message):
+            _name_images(message, messages)
+        else:
+            messages.append(message)
     return _with(draft, messages=messages)
 
 
-def _named_image(part: dict[str, JSON]) -> dict[str, JSON]:
-    return {"type": "text", "text": "[image]"} if part["type"] == "image_url" else part
+def _name_images(message: Mapping[str, JSON], before: Messages) -> None:
+    """Put what is left of a message with parts of a result at the end of those before it, among which the result is."""
+    heading, *parts = message["content"]
+    others = [part for part in parts if part["type"] != "image_url"]
+    names = "\n".join("[image]" for part in parts if part["type"] == "image_url")
+    call_id = heading["text"].removeprefix(PART_OF_RESULT).strip(" :")
+    result = next((shown for shown in reversed(before) if shown.get("tool_call_id") == call_id), None)
+    if result is None:
+        others = [{"type": "text", "text": names}, *others]
+    else:
+        place = before.index(result)
+        before[place] = {**result, "content": f"{result['content']}\n{names}".lstrip("\n")}
+    if others:
+        before.append({**message, "content": [heading, *others]})
 
 
 # --- keys that an endpoint gave to its own messages and calls
@@ -355,7 +368,11 @@ INSTRUCTION = Adaptation(
 )
 SEND_REASONING = Adaptation("reasoning_content", _pattern("reasoning_content"), _hides_reasoning, _with_reasoning)
 TEXT_FOR_IMAGES_IN_RESULTS = Adaptation(
-    "no images in results", _pattern("image"), _has_images_in_results, _without_images_in_results
+    "no images in results",
+    _pattern("image"),
+    _has_images_in_results,
+    _without_images_in_results,
+    server_error=True,
 )
 ONE_SYSTEM_MESSAGE = Adaptation(
     "one system message",

@@ -119,4 +119,5 @@ def _failed(error: ToolError) -> ToolResult:
 
 
 def _empty(content: str | list[JSON]) -> bool:
-    return not (content.strip() if isinstance(content, str) else content)
+    blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
+    return all(block["type"] == "text" and not block["text"].strip() for block in blocks)

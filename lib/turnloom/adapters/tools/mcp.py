@@ -323,40 +323,33 @@ def _tool(tool: types.Tool, source: ToolSource, secrets: Sequence[str]) -> Tool:
 
 
 def _result(result: types.CallToolResult, source: ToolSource, headers: Mapping[str, str]) -> ToolResult:
-    content = _content(result)
-    if len(json.dumps(content, ensure_ascii=False).encode()) > _MOST_RESULT_BYTES:
+    """The content blocks of a result, as the server sent them but for secrets that it repeats."""
+    blocks = _blocks(result)
+    if len(json.dumps(blocks, ensure_ascii=False).encode()) > _MOST_RESULT_BYTES:
         raise ToolFailed("tool", f"'{source.name}' gave a result of more than {_MOST_RESULT_BYTES} bytes.")
-    if result.is_error:
-        told = mask(_text(content), secrets_of(source, headers)) or "The tool failed and did not say why."
-        return ToolResult(told, error=ToolError("tool", told))
-    secrets = secrets_of(source, headers, named=True)
-    if isinstance(content, str):
-        return ToolResult(mask(content, secrets))
-    return ToolResult([{**item, "text": mask(item["text"], secrets)} if "text" in item else item for item in content])
+    blocks = _masked(blocks, secrets_of(source, headers, named=not result.is_error))
+    if not result.is_error:
+        return ToolResult(blocks)
+    told = "\n".join(block["text"] for block in blocks if block["type"] == "text")
+    if not told:
+        told = "The tool failed and did not say why."
+        blocks = [{"type": "text", "text": told}, *blocks]
+    return ToolResult(blocks, error=ToolError("tool", told))
 
 
-def _content(result: types.CallToolResult) -> str | list[JSON]:
+def _blocks(result: types.CallToolResult) -> list[JSON]:
     if not result.content and result.structured_content is not None:
-        return json.dumps(result.structured_content, ensure_ascii=False)
-    texts = [part.text for part in result.content if isinstance(part, types.TextContent)]
-    if len(texts) == len(result.content):
-        return "\n".join(texts)
-    return [_item(part) for part in result.content]
+        return [{"type": "text", "text": json.dumps(result.structured_content, ensure_ascii=False)}]
+    return [block.model_dump(mode="json", by_alias=True, exclude_none=True) for block in result.content]
 
 
-def _item(part: types.ContentBlock) -> JSON:
-    match part:
-        case types.TextContent():
-            return {"type": "text", "text": part.text}
-        case types.ImageContent():
-            return {"type": "image", "image": {"data": part.data}}
-        case types.AudioContent() | types.ResourceLink() | types.EmbeddedResource():
-            return {"type": "text", "text": part.model_dump_json(by_alias=True, exclude_none=True)}
+def _masked(value: Any, secrets: Sequence[str]) -> Any:
+    match value:
+        case str():
+            return mask(value, secrets)
+        case list():
+            return [_masked(item, secrets) for item in value]
+        case dict():
+            return {key: _masked(item, secrets) for key, item in value.items()}
         case _:
-            assert_never(part)
-
-
-def _text(content: str | list[JSON]) -> str:
-    if isinstance(content, str):
-        return content
-    return "\n".join(item["text"] for item in content if item["type"] == "text")
+            return value

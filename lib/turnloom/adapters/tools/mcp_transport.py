@@ -13,11 +13,14 @@ import math
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Any, Literal
 
 import anyio
 import anyio.lowlevel
 import httpx2
+import mcp_types as types
+from pydantic import TypeAdapter, ValidationError
 
 from turnloom.adapters.guard import MIB
 from turnloom.adapters.tools.failure import ToolFailed
@@ -44,6 +47,8 @@ _UNKNOWN_SESSION = 404
 _SESSION_HEADER = "mcp-session-id"
 _BODY_HEADERS = ("content-type", "content-length", "content-encoding", "transfer-encoding")
 _HINTS = ("readOnlyHint", "destructiveHint", "idempotentHint", "openWorldHint")
+
+_CONTENT_BLOCK: TypeAdapter[types.ContentBlock] = TypeAdapter(types.ContentBlock)
 
 _BRACKETS = re.compile(rb"[\[{]+|[\]}]+")
 # A carriage return at the end of a chunk may be half of a line end.
@@ -222,15 +227,26 @@ class RecordingTransport(httpx2.AsyncBaseTransport):
         match message:
             case {"jsonrpc": "2.0", "method": str()}:
                 pass
-            case {"jsonrpc": "2.0", "result": {"tools": [*tools], **rest}}:
-                message["result"] = {**_page(rest), "tools": self._sound_tools(tools)}
-            case {"jsonrpc": "2.0", "result": {}}:
-                pass
+            case {"jsonrpc": "2.0", "result": {**result}}:
+                message["result"] = self._sound_result(result)
             case {"jsonrpc": "2.0", "error": {"code": int(), "message": str(text)}}:
                 self.error_messages.add(repair(text))
             case _:
                 raise _Unsound("protocol", "answered with something that is not MCP")
         return repair(json.dumps(message, ensure_ascii=False)).encode()
+
+    def _sound_result(self, result: dict[Any, JSON]) -> dict[Any, JSON]:
+        """The result without null, which means left out, and what is odd in a list put right or left out of it."""
+        sound = {key: value for key, value in result.items() if value is not None}
+        if not isinstance(sound.get("nextCursor", ""), str):
+            del sound["nextCursor"]
+        if isinstance(tools := sound.get("tools"), list):
+            sound["tools"] = self._sound_tools(tools)
+        if "structuredContent" in sound:
+            sound.setdefault("content", [])
+        if isinstance(blocks := sound.get("content"), list):
+            sound["content"] = [_sound_block(block) for block in blocks]
+        return sound
 
     def _sound_tools(self, tools: list[JSON]) -> list[JSON]:
         sound = [_sound_tool(tool) for tool in tools if _is_named(tool)]
@@ -281,9 +297,8 @@ def connection_failure(server: str, trouble: Exception) -> ToolFailed:
 def status_failure(server: str, status: int) -> ToolFailed:
     """What it means for a tool that its server answered with this status."""
     if status in _REFUSED:
-        return ToolFailed(
-            "http", f"{server} refused the credentials, or the lack of them, with status {status}.", status
-        )
+        told = f"{status} ({HTTPStatus(status).phrase})"
+        return ToolFailed("http", f"{server} refused the credentials, or the lack of them, with status {told}.", status)
     return ToolFailed("http", f"{server} answered with status {status}.", status)
 
 
@@ -307,9 +322,14 @@ def _finite(text: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _page(rest: dict[Any, JSON]) -> dict[str, JSON]:
-    """What is beside the tools of a listing, without a cursor that is none."""
-    return {key: value for key, value in rest.items() if key != "nextCursor" or isinstance(value, str)}
+def _sound_block(block: JSON) -> JSON:
+    """A content block as it is, or as the text of its JSON; the SDK refuses a whole result for one block."""
+    typed = {"type": None, **block} if isinstance(block, dict) else block
+    try:
+        _CONTENT_BLOCK.validate_python(typed)
+    except ValidationError:
+        return {"type": "text", "text": json.dumps(block, ensure_ascii=False)}
+    return block
 
 
 def _is_named(tool: JSON) -> bool:

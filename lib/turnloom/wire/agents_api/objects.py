@@ -13,6 +13,7 @@ from typing import Any, assert_never
 from turnloom.domain import ids
 from turnloom.domain.agent import Agent, Session
 from turnloom.domain.message import JSON
+from turnloom.domain.tool_result import as_output, image_of
 from turnloom.domain.transcript import refusal
 from turnloom.domain.turn import Call, ClientRun, Inference, Retrieval, ShieldCheck, ToolRun, Turn
 from turnloom.store.turns import Record
@@ -107,6 +108,20 @@ def call_json(call: Call) -> dict[str, JSON]:
     }
 
 
+def content_items(result: JSON) -> JSON:
+    """The result of a tool as content: a text as it is, the blocks of an MCP server as items of this API."""
+    return result if isinstance(result, str) else [_content_item(block) for block in result]
+
+
+def _content_item(block: JSON) -> JSON:
+    image = image_of(block)
+    if image is not None:
+        return {"type": "image", "image": {"url": {"uri": image.url}}}
+    if isinstance(block, dict) and block.get("type") == "text":
+        return {"type": "text", "text": block["text"]}
+    return {"type": "text", "text": as_output([block])}
+
+
 def shown_steps(turn: Turn) -> list[ShownStep]:
     """The steps that the Agents API knows and that are over."""
     return [
@@ -170,7 +185,7 @@ def _tool_response(run: ToolRun) -> dict[str, JSON]:
     return {
         "call_id": run.call.call_id,
         "tool_name": run.call.name,
-        "content": run.content,
+        "content": content_items(run.content),
         "metadata": dict(run.metadata),
     }
 

@@ -5,12 +5,12 @@ A key that may be absent is left out unless it is set: some clients refuse null 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from turnloom.domain.layout import call_kind
 from turnloom.domain.message import JSON
+from turnloom.domain.tool_result import as_output
 from turnloom.domain.turn import Call
 from turnloom.usecases.response_spec import LOGPROBS
 from turnloom.wire.responses_api.sealing import Seal
@@ -104,22 +104,8 @@ def call_text(call: Call, written: str, whole: bool) -> str:
 def with_outcome(call: Item, content: JSON, error: Mapping[str, JSON] | None, *, alias: bool) -> Item:
     """An `mcp_call` with what the server answered; on the alias an error is a string."""
     if error is None:
-        return {**call, "status": "completed", "output": _output(content)}
+        return {**call, "status": "completed", "output": as_output(content)}
     return {**call, "status": "failed", "error": str(error["message"]) if alias else _call_error(content, error)}
-
-
-def _output(content: JSON) -> str:
-    if isinstance(content, str):
-        return content
-    return "\n".join(_output_part(part) for part in content)
-
-
-def _output_part(part: JSON) -> str:
-    if isinstance(part, str):
-        return part
-    if isinstance(part, dict) and part.get("type") == "text":
-        return str(part["text"])
-    return json.dumps(part, ensure_ascii=False)
 
 
 def _call_error(content: JSON, error: Mapping[str, JSON]) -> Item:
