@@ -201,13 +201,14 @@ class ScriptedMcpServer:
 
     `answers` are by JSON-RPC method: each is a result, the text of a whole message with `ID` for its id, or a status
     with a body; the last answer is repeated. `asked` are the messages that came, `sessions` the ids they came with.
+    Without its `token` as a bearer's, if it has one, everything is refused with 401.
     """
 
-    def __init__(self, **answers: Sequence[Any]) -> None:
+    def __init__(self, token: str = "", **answers: Sequence[Any]) -> None:
+        self._token = token
         self.answers = {method.replace("_", "/"): list(given) for method, given in answers.items()}
         self.asked: list[dict[str, Any]] = []
         self.sessions: list[str | None] = []
-        self.seen_headers: list[dict[str, str]] = []
         route = Route("/mcp", self._answer, methods=["GET", "POST", "DELETE"])
         self._server = LoopbackServer(Starlette(routes=[route]))
 
@@ -228,10 +229,11 @@ class ScriptedMcpServer:
     async def _answer(self, request: Request) -> Response:
         if request.method != "POST":
             return Response(status_code=405)
+        if self._token and request.headers.get("authorization") != f"Bearer {self._token}":
+            return Response(status_code=401)
         message = await request.json()
         self.asked.append(message)
         self.sessions.append(request.headers.get("mcp-session-id"))
-        self.seen_headers.append(dict(request.headers))
         scripted = self.answers.get(message["method"])
         if scripted is not None:
             return _scripted(message, scripted.pop(0) if len(scripted) > 1 else scripted[0])

@@ -16,7 +16,7 @@ from turnloom.ports import Row, ToolScope
 from turnloom.store.keys import partition
 from turnloom.testing import FakeTools
 from turnloom.usecases import toolgroups
-from turnloom.usecases.agent_spec import group_tools, groups_by_id, stored_tool
+from turnloom.usecases.agent_spec import group_tools, groups_by_id, guarded_servers, stored_tool
 from turnloom.usecases.callers import Caller
 from turnloom.usecases.services import Services
 from turnloom.usecases.toolgroups import HTTP, MCP, Registration
@@ -51,10 +51,10 @@ async def register(services: Services, identifier: str = "mine", provider: str =
 
 
 async def names(services: Services, group: str | None = None) -> list[str]:
-    return [offer.tool.name for offer in await toolgroups.list_tools(services, "me", group)]
+    return [offer.tool.name for offer in await toolgroups.list_tools(services, ME, group)]
 
 
-async def test_registering_lists_the_servers_tools_once_with_the_callers_headers(house: House) -> None:
+async def test_registering_keeps_what_the_server_lists_to_everybody(house: House) -> None:
     server = ToolServer()
     services = served(house, server)
     await register(services)
@@ -62,7 +62,7 @@ async def test_registering_lists_the_servers_tools_once_with_the_callers_headers
     assert await names(services, "mine") == ["search"], "the snapshot counts"
     source, scope = server.asked[0]
     assert (source.kind, source.group, source.endpoint) == ("mcp", "mine", "http://srv/mcp")
-    assert scope == ToolScope("me", headers=ME.headers, provider_data=ME.provider_data)
+    assert scope == ToolScope("me")
     assert len(server.asked) == 1
 
 
@@ -120,21 +120,84 @@ async def test_an_mcp_group_needs_an_endpoint(house: House) -> None:
         await register(house.services, endpoint=None)
 
 
-@pytest.mark.parametrize(
-    "failure",
-    [
-        UpstreamBroken("gone", code="toolgroup_unreachable"),
-        Unauthenticated("no", code="mcp_unauthenticated"),
-    ],
-)
-async def test_a_server_that_does_not_answer_leaves_the_registry_as_it_was(house: House, failure: Exception) -> None:
+@pytest.mark.parametrize("caller", [ME, Caller("me")], ids=["with credentials", "without"])
+async def test_a_server_that_does_not_answer_leaves_the_registry_as_it_was(house: House, caller: Caller) -> None:
     server = ToolServer()
     services = served(house, server)
     await register(services)
-    server.failure = failure
-    with pytest.raises(type(failure)):
-        await register(services, endpoint="http://srv/other")
+    server.failure = UpstreamBroken("gone", code="toolgroup_unreachable")
+    with pytest.raises(UpstreamBroken):
+        await toolgroups.register_group(services, caller, Registration("mine", MCP, "http://srv/other"))
     assert (await toolgroups.get_group(services, "me", "mine")).endpoint == "http://srv/mcp"
+
+
+@dataclass
+class GuardedServer(ToolServer):
+    """One that refuses whoever brings it no header."""
+
+    refusal: Exception = field(default_factory=lambda: Unauthenticated("Who is it?", code="mcp_unauthenticated"))
+
+    async def offered(self, source: ToolSource, scope: ToolScope) -> list[Tool]:
+        if not scope.headers:
+            raise self.refusal
+        return await super().offered(source, scope)
+
+
+@pytest.mark.parametrize("who", [ME, Caller("me")], ids=["with credentials", "without"])
+async def test_a_guarded_group_keeps_no_tools_whoever_registers_it(house: House, who: Caller) -> None:
+    services = served(house, GuardedServer())
+    await toolgroups.register_group(services, who, Registration("mine", MCP, "http://srv/mcp"))
+    group = await toolgroups.get_group(services, "me", "mine")
+    assert (group.guarded, group.tools) == (True, ())
+
+
+async def test_tools_of_a_guarded_group_are_listed_to_who_brings_a_credential(house: House) -> None:
+    services = served(house, GuardedServer())
+    await register(services, args={"limit": 3})
+    assert await names(services, "mine") == ["search"]
+    assert (await toolgroups.get_tool(services, ME, "search")).tool.source.args == {"limit": 3}
+    listed = await toolgroups.list_tools(services, Caller("me"))
+    assert "search" not in [offer.tool.name for offer in listed]
+    with pytest.raises(Unauthenticated):
+        await toolgroups.list_tools(services, Caller("me"), "mine")
+
+
+async def test_a_tool_of_a_guarded_group_is_run_for_who_brings_a_credential(house: House) -> None:
+    services = served(house, GuardedServer({"search": lambda q: q}))
+    await register(services)
+    assert (await toolgroups.invoke_tool(services, ME, "search", {"q": "x"})).content == "x"
+    with pytest.raises(Unauthenticated):
+        await toolgroups.invoke_tool(services, Caller("me"), "search", {"q": "x"})
+    with pytest.raises(NotFound):
+        await toolgroups.invoke_tool(services, ME, "other", {})
+
+
+async def test_a_server_that_refuses_strangers_in_its_own_way_counts_as_guarded(house: House) -> None:
+    services = served(house, GuardedServer(refusal=UpstreamBroken("500", code="toolgroup_unreachable")))
+    await register(services)
+    assert (await toolgroups.get_group(services, "me", "mine")).guarded
+
+
+@pytest.mark.parametrize(
+    ("named", "allowed", "args"),
+    [
+        (["mine"], None, {"": {"limit": 3}}),
+        (["mine/search"], {"search"}, {"": {"limit": 3}, "search": {}}),
+        (["mine/search", {"name": "mine/fetch", "args": {"limit": 1}}], {"search", "fetch"}, None),
+        (["mine/search", "mine"], None, None),
+        (["mine", "mine/search"], None, None),
+    ],
+)
+async def test_the_server_of_a_guarded_group_is_asked_in_the_turn(
+    house: House, named: list[Any], allowed: set[str] | None, args: Any
+) -> None:
+    services = served(house, GuardedServer())
+    await register(services, args={"limit": 3})
+    groups = groups_by_id({}, await toolgroups.list_groups(services, "me"))
+    assert group_tools(named, groups) == []
+    (server,) = guarded_servers(named, groups)
+    assert (server.label, server.endpoint, server.allowed.names) == ("mine", "http://srv/mcp", allowed)
+    assert args is None or server.args == args
 
 
 async def test_more_tools_than_a_row_holds_are_refused(house: House) -> None:
@@ -186,7 +249,7 @@ async def test_the_id_of_a_group_may_hold_a_slash(house: House) -> None:
     await register(services, "team/mine")
     assert await names(services, "team/mine") == await names(services, "team/mine/search") == ["search"]
     with pytest.raises(NotFound):
-        await toolgroups.list_tools(services, "me", "team")
+        await toolgroups.list_tools(services, ME, "team")
 
 
 async def test_a_failing_tool_is_a_result(house: House) -> None:

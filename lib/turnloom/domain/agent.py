@@ -34,6 +34,7 @@ class ToolGroup:
     """A registered tool group, with the tools it had when it was registered; `builtin` ones belong to everybody.
 
     Of one that is not `readable`, because the key that it was sealed with is gone, only id and provider are known.
+    The server of a `guarded` one lists its tools only to callers who bring it a credential, so none are kept.
     """
 
     identifier: str
@@ -43,3 +44,4 @@ class ToolGroup:
     tools: tuple[Mapping[str, JSON], ...]
     builtin: bool = False
     readable: bool = True
+    guarded: bool = False

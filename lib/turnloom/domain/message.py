@@ -171,6 +171,7 @@ class ToolServer:
     Of the `allowed` tools, which are listed, the `chosen` ones are offered in this turn. `listed` is what an earlier
     turn of the chain was told by the same server; None means that it must be asked. Without the list of a `needed`
     server the turn fails. The `fingerprint` stands for a secret `endpoint` in what is stored; it is empty for others.
+    `args` are laid over the model's arguments, by the name of the tool, those under "" for every tool.
     """
 
     label: str
@@ -181,6 +182,7 @@ class ToolServer:
     listed: tuple[JSON, ...] | None = None
     needed: bool = False
     fingerprint: str = ""
+    args: Mapping[str, Mapping[str, JSON]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from turnloom.domain.errors import InvalidRequest
-from turnloom.domain.message import Spec, Tool, ToolServer, ToolSource, distinct_name, flat_name
+from turnloom.domain.message import JSON, Spec, Tool, ToolServer, ToolSource, distinct_name, flat_name
 from turnloom.domain.transcript import Names
 from turnloom.domain.turn import Listing, Turn
 
@@ -112,9 +112,13 @@ def _served(server: ToolServer, listings: dict[str, tuple[dict[str, object], ...
             name,
             str(tool.get("description") or ""),
             schema if isinstance(schema, dict) else {},
-            ToolSource("mcp", server.label, name, server.endpoint, repeatable=_repeatable(hints)),
+            ToolSource("mcp", server.label, name, server.endpoint, _args(server, name), repeatable=_repeatable(hints)),
             approval=server.approval.needed(name, read_only(hints)),
         )
+
+
+def _args(server: ToolServer, name: str) -> dict[str, JSON]:
+    return {**server.args.get("", {}), **server.args.get(name, {})}
 
 
 def _repeatable(hints: object) -> bool:

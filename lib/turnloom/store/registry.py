@@ -26,7 +26,12 @@ class Registry:
 
     async def put_group(self, owner: str, group: ToolGroup) -> None:
         content = json.dumps(
-            {"endpoint": group.endpoint, "args": dict(group.args), "tools": [dict(tool) for tool in group.tools]}
+            {
+                "endpoint": group.endpoint,
+                "args": dict(group.args),
+                "tools": [dict(tool) for tool in group.tools],
+                "guarded": group.guarded,
+            }
         )
         # Compressed, as a row has room for little more than a group's own bytes, and sealing adds a third.
         sealed = self._vault.seal(zlib.compress(content.encode()), _context(owner, group.identifier))
@@ -50,7 +55,14 @@ class Registry:
         except Unreadable:
             _log.warning("The tool group %s cannot be read: it was sealed with another key", row.sort)
             return ToolGroup(row.sort, value["provider_id"], None, {}, (), readable=False)
-        return ToolGroup(row.sort, value["provider_id"], content["endpoint"], content["args"], tuple(content["tools"]))
+        return ToolGroup(
+            row.sort,
+            value["provider_id"],
+            content["endpoint"],
+            content["args"],
+            tuple(content["tools"]),
+            guarded=content.get("guarded", False),
+        )
 
     async def put_model(self, owner: str, identifier: str, model: Mapping[str, JSON]) -> None:
         await self._table.put(Row(partition(owner, "models"), identifier, dict(model)))

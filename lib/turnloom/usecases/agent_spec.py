@@ -10,11 +10,11 @@ from typing import Any
 
 from turnloom.domain.agent import ToolGroup
 from turnloom.domain.errors import InvalidRequest
-from turnloom.domain.message import JSON, Spec, Tool, ToolSource
+from turnloom.domain.message import JSON, Spec, Tool, ToolFilter, ToolServer, ToolSource
 from turnloom.domain.tool_schema import parameters_schema
 
-Groups = Mapping[str, tuple[Tool, ...] | None]
-"""The tools of each group by its id; None for a group that is registered and cannot be read."""
+Groups = Mapping[str, tuple[Tool, ...] | ToolServer | None]
+"""The tools of each group by its id, or the server of a guarded one; None for one that cannot be read any more."""
 
 
 def agent_spec(config: Mapping[str, Any], settings: Mapping[str, Any], groups: Groups, most_inferences: int) -> Spec:
@@ -23,16 +23,16 @@ def agent_spec(config: Mapping[str, Any], settings: Mapping[str, Any], groups: G
     Raises InvalidRequest: unknown_toolgroup, unknown_tool, duplicate_tool, unknown_shield.
     """
     tool_config = settings["tool_config"] if "tool_config" in settings else config["tool_config"]
-    tools = _client_tools(config["client_tools"]) + group_tools(
-        [*config["toolgroups"], *(settings.get("toolgroups") or [])], groups
-    )
+    named = [*config["toolgroups"], *(settings.get("toolgroups") or [])]
+    tools = _client_tools(config["client_tools"]) + group_tools(named, groups)
+    servers = guarded_servers(named, groups)
     _check_names(tools)
     wanted = config["max_infer_iters"]
     return Spec(
         model=config["model"],
         instructions=_instructions(config["instructions"], tool_config, tools),
         tools=tuple(tools),
-        choice=_choice(tool_config["tool_choice"], tools),
+        choice=_choice(tool_config["tool_choice"], tools, servers),
         sampling=_sampling(config["sampling_params"]),
         optional_sampling=_optional_sampling(config["sampling_params"]),
         response_format=_response_format(config["response_format"]),
@@ -40,13 +40,20 @@ def agent_spec(config: Mapping[str, Any], settings: Mapping[str, Any], groups: G
         input_shields=tuple(config["input_shields"]),
         output_shields=tuple(config["output_shields"]),
         documents=tuple(settings.get("documents") or ()),
+        servers=servers,
+        fails_on_refused_credentials=True,
     )
 
 
 def groups_by_id(builtin: Groups, registered: Iterable[ToolGroup]) -> Groups:
     """Every tool group that an owner may name, with its tools."""
-    tools = {group.identifier: tuple(map(stored_tool, group.tools)) if group.readable else None for group in registered}
-    return {**builtin, **tools}
+    return {**builtin, **{group.identifier: _offered_by(group) for group in registered}}
+
+
+def _offered_by(group: ToolGroup) -> tuple[Tool, ...] | ToolServer | None:
+    if group.guarded and group.endpoint:
+        return ToolServer(group.identifier, group.endpoint, args={"": group.args})
+    return tuple(map(stored_tool, group.tools)) if group.readable else None
 
 
 def stored_tool(stored: Mapping[str, Any]) -> Tool:
@@ -79,6 +86,26 @@ def group_tools(named: Sequence[JSON], groups: Groups) -> list[Tool]:
     return list(tools.values())
 
 
+def guarded_servers(named: Sequence[JSON], groups: Groups) -> tuple[ToolServer, ...]:
+    """The servers of the guarded groups among those that entries name, which are asked for their tools in the turn."""
+    servers: dict[str, ToolServer] = {}
+    for entry in named:
+        name, args = (entry, {}) if isinstance(entry, str) else (entry["name"], entry.get("args") or {})
+        group, tool = (name, "") if name in groups else name.rpartition("/")[::2]
+        server = groups.get(group)
+        if isinstance(server, ToolServer):
+            known = servers.get(group)
+            servers[group] = _naming(tool, args, server if known is None else known, first=known is None)
+    return tuple(servers.values())
+
+
+def _naming(tool: str, args: Mapping[str, JSON], server: ToolServer, *, first: bool) -> ToolServer:
+    """The server with one more tool named, or all of its tools for "", and args for it."""
+    names = frozenset[str]() if first else server.allowed.names
+    names = None if names is None or not tool else names | {tool}
+    return replace(server, allowed=ToolFilter(names), args={**server.args, tool: {**server.args.get(tool, {}), **args}})
+
+
 def _client_tools(definitions: Iterable[Mapping[str, Any]]) -> list[Tool]:
     return [Tool(d["name"], d.get("description") or "", parameters_schema(d.get("parameters"))) for d in definitions]
 
@@ -91,6 +118,8 @@ def _named_tools(name: str, groups: Groups) -> Iterable[Tool]:
         known = ", ".join(sorted(groups))
         raise InvalidRequest(f"Toolgroup '{name}' is not registered; there are: {known}", code="unknown_toolgroup")
     tools = _readable(group, groups)
+    if isinstance(groups[group], ToolServer):
+        return ()
     found = [tool for tool in tools if tool.name == tool_name]
     if not found:
         known = ", ".join(tool.name for tool in tools)
@@ -101,6 +130,8 @@ def _named_tools(name: str, groups: Groups) -> Iterable[Tool]:
 
 def _readable(name: str, groups: Groups) -> tuple[Tool, ...]:
     tools = groups[name]
+    if isinstance(tools, ToolServer):
+        return ()
     if tools is None:
         raise InvalidRequest(
             f"Toolgroup '{name}' cannot be read any more: the key of this deployment that it was sealed with was "
@@ -117,8 +148,9 @@ def _check_names(tools: Sequence[Tool]) -> None:
         raise InvalidRequest(f"Two tools are named '{doubled[0]}'", code="duplicate_tool")
 
 
-def _choice(choice: str, tools: Sequence[Tool]) -> str:
-    if choice in ("auto", "none", "required") or any(tool.name == choice for tool in tools):
+def _choice(choice: str, tools: Sequence[Tool], servers: Sequence[ToolServer]) -> str:
+    # What a guarded group has is known only when its server is asked.
+    if choice in ("auto", "none", "required") or servers or any(tool.name == choice for tool in tools):
         return choice
     known = ", ".join(tool.name for tool in tools) or "none"
     raise InvalidRequest(f"tool_choice names '{choice}', which is not offered; tools: {known}", code="unknown_tool")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
 from turnloom.domain.agent import ToolGroup
-from turnloom.domain.errors import InvalidRequest, NotFound, UpstreamBroken
+from turnloom.domain.errors import InvalidRequest, NotFound, Problem, Unauthenticated, UpstreamBroken
 from turnloom.domain.message import JSON, Tool, ToolSource
 from turnloom.ports import ToolError, ToolResult, ToolScope
 from turnloom.usecases.agent_spec import storable, stored_tool
@@ -50,17 +51,19 @@ class Offer:
 async def register_group(services: Services, caller: Caller, asked: Registration) -> ToolGroup:
     """Ask the group's server for its tools and keep them; a registered group of the same id is replaced.
 
+    Only what an MCP server lists to everybody is kept. One that wants a credential is registered all the same, and
+    asked for its tools with each caller's own.
+
     Raises InvalidRequest, Unauthenticated (`mcp_unauthenticated`), UpstreamError (`toolgroup_unreachable`).
     """
     if asked.identifier in services.builtin_groups:
         raise InvalidRequest(f"Toolgroup '{asked.identifier}' is built in and cannot be replaced")
     source = _source(asked)
-    tools = await _offered(services, caller, source)
-    if source.kind == "mcp":
-        tools = [_with_args(tool, asked.args) for tool in tools]
-    kept = tuple(map(storable, tools))
+    async with _in_time():
+        tools = await _public_tools(services, caller, source)
+    kept = tuple(map(storable, _with_args(source, asked.args, tools or ())))
     _check_size(asked, kept)
-    group = ToolGroup(asked.identifier, asked.provider_id, asked.endpoint, asked.args, kept)
+    group = ToolGroup(asked.identifier, asked.provider_id, asked.endpoint, asked.args, kept, guarded=tools is None)
     await services.registry.put_group(caller.owner, group)
     return group
 
@@ -94,45 +97,113 @@ async def delete_group(services: Services, owner: str, identifier: str) -> None:
 # --- tools
 
 
-async def list_tools(services: Services, owner: str, named: str | None = None) -> list[Offer]:
+async def list_tools(services: Services, caller: Caller, named: str | None = None) -> list[Offer]:
     """The tools of the group that `named` names, by its id or as `group/tool`; without it, of all groups.
 
-    Raises NotFound for a group that is not there.
+    Raises NotFound for a group that is not there. For a guarded one that is named, raises as `register_group` does;
+    unnamed, it is left out if its server does not list its tools to this caller.
     """
-    groups = await list_groups(services, owner)
-    chosen = [_named(groups, named)] if named else groups
-    return [Offer(stored_tool(tool), group) for group in chosen for tool in group.tools]
+    groups = await list_groups(services, caller.owner)
+    async with _in_time():
+        if named:
+            return await _offers(services, caller, _named(groups, named))
+        found = await asyncio.gather(*(_offers_or_problem(services, caller, group) for group in groups))
+    return [offer for offers in found if not isinstance(offers, Problem) for offer in offers]
 
 
-async def get_tool(services: Services, owner: str, name: str) -> Offer:
-    """The tool of this name; of several groups' the first group's. Raises NotFound."""
-    for offer in await list_tools(services, owner):
-        if offer.tool.name == name:
-            return offer
-    raise NotFound("tool", name)
+async def get_tool(services: Services, caller: Caller, name: str) -> Offer:
+    """The tool of this name; of several groups' the first group's.
+
+    Raises NotFound, or if a guarded group may have the tool, what keeps its server from listing it to this caller.
+    """
+    groups = await list_groups(services, caller.owner)
+    kept = (offer for group in groups for offer in _kept(group))
+    if (known := next((offer for offer in kept if offer.tool.name == name), None)) is not None:
+        return known
+    guarded = (group for group in groups if group.guarded)
+    async with _in_time():
+        found = await asyncio.gather(*(_offers_or_problem(services, caller, group) for group in guarded))
+    problem: Problem = NotFound("tool", name)
+    for offers in found:
+        if isinstance(offers, Problem):
+            problem = offers
+            continue
+        for offer in offers:
+            if offer.tool.name == name:
+                return offer
+    raise problem
 
 
 async def list_server_tools(services: Services, caller: Caller, endpoint: str) -> list[Tool]:
     """The tools that the MCP server at this address has now; raises as `register_group` does."""
-    return await _offered(services, caller, ToolSource("mcp", endpoint, "", endpoint))
+    async with _in_time():
+        return await _offered(services, caller, ToolSource("mcp", endpoint, "", endpoint))
 
 
 async def invoke_tool(services: Services, caller: Caller, name: str, arguments: Mapping[str, JSON]) -> ToolResult:
-    """Run a tool outside of any turn; a failing tool is a result. Raises NotFound."""
-    tool = (await get_tool(services, caller.owner, name)).tool
-    assert tool.source is not None
+    """Run a tool outside of any turn; a failing tool is a result.
+
+    Raises NotFound, and Unauthenticated (`mcp_unauthenticated`) when its server refuses the caller's credentials.
+    """
+    source = (await get_tool(services, caller, name)).tool.source
+    assert source is not None
     try:
         async with asyncio.timeout(INVOKE_SECONDS):
-            return await services.engine.world.tools.call(tool.source, arguments, _scope(caller))
+            result = await services.engine.world.tools.call(source, arguments, _scope(caller))
     except TimeoutError:
         message = f"'{name}' did not answer within {INVOKE_SECONDS:g} seconds; in a turn it has a minute."
         return ToolResult(message, error=ToolError("timeout", message))
+    if source.kind == "mcp" and result.error is not None and (result.error.kind, result.error.code) == ("http", 401):
+        raise Unauthenticated(result.error.message, code="mcp_unauthenticated")
+    return result
+
+
+async def _public_tools(services: Services, caller: Caller, source: ToolSource) -> list[Tool] | None:
+    """The tools that the server lists to everybody; None when it does so only to callers with credentials."""
+    if source.kind != "mcp":
+        return await _offered(services, caller, source)
+    try:
+        return await _offered(services, Caller(caller.owner), source)
+    except Unauthenticated:
+        return None
+    except UpstreamBroken:
+        # Perhaps it is one that refuses strangers in another way.
+        if not (caller.headers or caller.provider_data):
+            raise
+    await _offered(services, caller, source)
+    return None
+
+
+async def _offers(services: Services, caller: Caller, group: ToolGroup) -> list[Offer]:
+    """The tools of a group; those of a guarded one as its server lists them to this caller."""
+    if not group.guarded:
+        return _kept(group)
+    source = ToolSource("mcp", group.identifier, "", group.endpoint)
+    listed = await _offered(services, caller, source)
+    return [Offer(tool, group) for tool in _with_args(source, group.args, listed)]
+
+
+async def _offers_or_problem(services: Services, caller: Caller, group: ToolGroup) -> list[Offer] | Problem:
+    try:
+        return await _offers(services, caller, group)
+    except Problem as problem:
+        return problem
+
+
+def _kept(group: ToolGroup) -> list[Offer]:
+    return [Offer(stored_tool(tool), group) for tool in group.tools]
 
 
 async def _offered(services: Services, caller: Caller, source: ToolSource) -> list[Tool]:
+    return await services.engine.world.tools.offered(source, _scope(caller))
+
+
+@asynccontextmanager
+async def _in_time() -> AsyncIterator[None]:
+    """Raises UpstreamBroken when a tool server does not answer within the time that API Gateway leaves."""
     try:
         async with asyncio.timeout(INVOKE_SECONDS):
-            return await services.engine.world.tools.offered(source, _scope(caller))
+            yield
     except TimeoutError:
         message = f"The tool server did not answer within {INVOKE_SECONDS:g} seconds"
         raise UpstreamBroken(message, code="toolgroup_unreachable") from None
@@ -150,9 +221,13 @@ def _source(asked: Registration) -> ToolSource:
     raise InvalidRequest(message, param="provider_id")
 
 
-def _with_args(tool: Tool, args: Mapping[str, JSON]) -> Tool:
-    assert tool.source is not None
-    return replace(tool, source=replace(tool.source, args={**tool.source.args, **args}))
+def _with_args(group: ToolSource, args: Mapping[str, JSON], tools: Iterable[Tool]) -> list[Tool]:
+    """The tools of an MCP server with the args of their group laid over; an HTTP group's args describe its tools."""
+    if group.kind != "mcp":
+        return list(tools)
+    return [
+        replace(tool, source=replace(tool.source, args={**tool.source.args, **args})) for tool in tools if tool.source
+    ]
 
 
 def _check_size(asked: Registration, kept: Sequence[Mapping[str, JSON]]) -> None:

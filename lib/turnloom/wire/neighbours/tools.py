@@ -4,26 +4,27 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import Query
+from fastapi import Query, Request
 
 from turnloom.usecases import toolgroups
-from turnloom.wire.app import Home, Owner, Route
+from turnloom.wire.app import Home, Owner, Route, caller_of
 from turnloom.wire.neighbours.objects import tool_json
 
 
 async def list_tools(
+    request: Request,
     services: Home,
     owner: Owner,
     toolgroup_id: str | None = None,
     # The asynchronous helper puts the whole toolgroup object into the query.
     name: Annotated[str | None, Query(alias="toolgroup_id[name]")] = None,
 ) -> Any:
-    offers = await toolgroups.list_tools(services, owner, toolgroup_id or name)
+    offers = await toolgroups.list_tools(services, caller_of(request, owner), toolgroup_id or name)
     return {"data": [tool_json(offer) for offer in offers]}
 
 
-async def get_tool(tool_name: str, services: Home, owner: Owner) -> Any:
-    return tool_json(await toolgroups.get_tool(services, owner, tool_name))
+async def get_tool(request: Request, tool_name: str, services: Home, owner: Owner) -> Any:
+    return tool_json(await toolgroups.get_tool(services, caller_of(request, owner), tool_name))
 
 
 ROUTES = (
