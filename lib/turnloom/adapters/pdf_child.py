@@ -11,8 +11,16 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pypdf import PdfReader
+    from pypdf.generic import IndirectObject
 
 REFUSED = 3
+
+_REBUILD = b"\nendstream\nendobj\nstartxref\n0\n%%EOF\n"
+"""An end of a file that lets the library search for all objects; it closes what the real end has cut off."""
 
 
 class _Refused(Exception):
@@ -69,16 +77,57 @@ def _text(content: bytes, text_bytes: int) -> bytes:
 
 
 def _pages(content: bytes) -> Iterator[str]:
-    from pypdf import PdfReader
     from pypdf.errors import FileNotDecryptedError
 
     # A broken file can bring about a warning for each of its bytes.
     logging.getLogger("pypdf").setLevel(logging.CRITICAL)
     try:
-        for page in PdfReader(io.BytesIO(content)).pages:
+        for page in _reader(content).pages:
             yield page.extract_text()
     except FileNotDecryptedError:
         raise _Refused("it needs a password") from None
+
+
+def _reader(content: bytes) -> PdfReader:
+    """A reader of the file that has found its root, if need be without a cross-reference table and a trailer."""
+    from pypdf import PdfReader
+    from pypdf.errors import FileNotDecryptedError
+    from pypdf.generic import NameObject
+
+    try:
+        reader = PdfReader(io.BytesIO(content))
+        _ = reader.root_object
+        return reader
+    except (FileNotDecryptedError, MemoryError):
+        raise
+    except Exception:
+        reader = PdfReader(io.BytesIO(content + _REBUILD))
+    if "/Root" not in reader.trailer:
+        for reference in filter(_is_catalog, _objects(reader)):  # the last one counts, as the newest
+            reader.trailer[NameObject("/Root")] = reference
+    return reader
+
+
+def _objects(reader: PdfReader) -> Iterator[IndirectObject]:
+    """All objects of the file, in the order in which the library found them."""
+    from pypdf.generic import IndirectObject
+
+    places = [(number, generation) for generation, numbers in reader.xref.items() for number in numbers]
+    places += [(number, 0) for number in reader.xref_objStm]
+    return (IndirectObject(number, generation, reader) for number, generation in places)
+
+
+def _is_catalog(reference: IndirectObject) -> bool:
+    """Whether the object is the root of a document; a broken one is none."""
+    from pypdf.generic import DictionaryObject
+
+    try:
+        target = reference.get_object()
+    except MemoryError:
+        raise
+    except Exception:
+        return False
+    return isinstance(target, DictionaryObject) and target.get("/Type") == "/Catalog"
 
 
 if __name__ == "__main__":
