@@ -222,6 +222,8 @@ def test_a_failing_or_unknown_tool_does_not_end_the_turn(api: Agents, call: tupl
     ("config", "body", "code"),
     [
         ({"toolgroups": ["nowhere"]}, {}, "unknown_toolgroup"),
+        ({"toolgroups": ["builtin::websearch"]}, {}, "unknown_toolgroup"),
+        ({}, {"toolgroups": [{"name": "builtin::rag/knowledge_search", "args": {}}]}, "unknown_toolgroup"),
         ({}, {"toolgroups": ["test::tools/nothing"]}, "unknown_tool"),
         ({"toolgroups": ["test::tools"], "client_tools": [{"name": "echo"}]}, {}, "duplicate_tool"),
         ({"input_shields": ["guard"]}, {}, "unknown_shield"),

@@ -16,9 +16,11 @@ from starlette.testclient import TestClient
 from tests.conftest import House
 from tests.wire.apps import both_apis
 from turnloom.adapters.logs import structured
+from turnloom.usecases.response_rules import LOST_SERVER
 from turnloom.usecases.trail import mark_of, trail
 from turnloom.wire.agents_api.routes import agents_app
 
+SERVER = {"server_label": "s", "server_url": "https://tools.example/secret"}
 Lines = Callable[[], list[dict[str, Any]]]
 
 
@@ -68,6 +70,55 @@ def test_what_goes_wrong_in_a_turn_is_told_with_the_request_that_began_it(house:
     assert {failure["request_id"], request["request_id"]} == {made.headers["x-request-id"]}
     assert failure["turn_id"] == request["turn_id"]
     assert failure["turn_id"].startswith("resp_")
+
+
+def test_one_warning_names_the_tools_that_a_response_is_not_offered(house: House, lines: Lines) -> None:
+    house.model.says("Hello.")
+    inner = [{"type": "function", "name": "f"}, {"type": "computer"}, {"type": "mcp", **SERVER}]
+    tools = [
+        {"type": "web_search", "filters": {"allowed_domains": ["secret.example"]}},
+        {"type": "web_search"},
+        {"type": "a secret\nsentence"},
+        {"type": "another secret"},
+        {"type": "function", "name": "g"},
+        {"type": "custom", "name": "c"},
+        {"type": "namespace", "name": "n", "tools": inner},
+    ]
+    item = {"type": "additional_tools", "tools": [{"type": "file_search", "vector_store_ids": ["secret"]}]}
+    body = {"model": "m", "input": [item, {"role": "user", "content": "Hi."}], "tools": tools}
+    made = TestClient(both_apis(house.services)).post("/v1/responses", json=body).json()
+    warning, request = lines()
+    named = "(another type), computer, file_search, mcp, web_search"
+    assert warning["level"] == "WARNING" and warning["turn_id"] == request["turn_id"] == made["id"]
+    assert warning["message"] == f"response {made['id']} is not offered these tools: {named}"
+    assert "secret" not in json.dumps(warning)
+
+
+def test_a_warning_names_a_bounded_number_of_tools(house: House, lines: Lines) -> None:
+    house.model.says("Hello.")
+    body = {"model": "m", "input": "Hi.", "tools": [{"type": f"tool_{number}"} for number in range(1000)]}
+    TestClient(both_apis(house.services)).post("/v1/responses", json=body)
+    assert len(lines()[0]["message"]) < 1000
+
+
+def test_a_server_whose_address_was_a_secret_of_an_earlier_request_is_warned_of(house: House, lines: Lines) -> None:
+    client = TestClient(both_apis(house.services))
+    item = {"type": "additional_tools", "tools": [{"type": "mcp", **SERVER}]}
+    house.model.says("One.")
+    house.model.says("Two.")
+    first = client.post("/v1/responses", json={"model": "m", "input": [item]}).json()
+    body = {"model": "m", "input": "Hi.", "previous_response_id": first["id"]}
+    second = client.post("/v1/responses", json=body).json()
+    [warning] = [line for line in lines() if line["level"] == "WARNING"]
+    assert warning["message"] == f"response {second['id']} is not offered these tools: {LOST_SERVER}"
+    assert warning["turn_id"] == second["id"]
+
+
+def test_a_request_whose_tools_are_all_offered_is_not_warned_of(house: House, lines: Lines) -> None:
+    house.model.says("Hello.")
+    tools = [{"type": "function", "name": "f"}, {"type": "mcp", **SERVER}]
+    TestClient(both_apis(house.services)).post("/v1/responses", json={"model": "m", "input": "Hi.", "tools": tools})
+    assert [line["level"] for line in lines()] == ["INFO"]
 
 
 def test_requests_of_one_process_do_not_share_their_fields(house: House, lines: Lines) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -9,9 +10,13 @@ from typing import Any
 from turnloom.domain.message import JSON, Spec, ToolServer
 from turnloom.domain.turn import Listing, Turn
 from turnloom.usecases.approvals import allowed_calls
-from turnloom.usecases.response_spec import servers_of, spec_of
+from turnloom.usecases.response_spec import servers_of, spec_of, unavailable_types
 from turnloom.usecases.server_addresses import FINGERPRINT
 from turnloom.usecases.services import Services
+
+LOST_SERVER = "mcp (its address was a secret of an earlier request)"
+MOST_NAMED = 20
+_PLAIN = re.compile(r"[a-z0-9_]{1,64}")
 
 
 def rules(
@@ -48,6 +53,20 @@ def tools_among(settings: Mapping[str, Any], history: Sequence[Turn], items: Seq
     )
     labels = {tool["server_label"] for tool in settings.get("tools", ()) if tool["type"] == "mcp"}
     return [tool for tool in next(lists, []) if tool.get("server_label") not in labels]
+
+
+def unavailable_tools(
+    settings: Mapping[str, Any], history: Sequence[Turn], items: Sequence[JSON], addresses: Mapping[str, str]
+) -> list[str]:
+    """What `rules` leaves out, for a log: types of tools that are not run here, and servers whose address is lost.
+
+    Types are words of the client: of a long list only the first are named, and none that is no plain word.
+    """
+    more_tools = tools_among(settings, history, items)
+    types = unavailable_types((*settings.get("tools", ()), *more_tools))
+    names = {kind if _PLAIN.fullmatch(kind) else "(another type)" for kind in types}
+    lost = [] if all(_has_address(tool, addresses) for tool in more_tools) else [LOST_SERVER]
+    return lost + sorted(names)[:MOST_NAMED]
 
 
 def _has_address(tool: JSON, addresses: Mapping[str, str]) -> bool:

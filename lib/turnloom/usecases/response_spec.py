@@ -64,6 +64,20 @@ def servers_of(settings: Mapping[str, Any]) -> tuple[ToolServer, ...]:
     return tuple(_server(tool) for tool in settings.get("tools", ()) if tool["type"] == "mcp")
 
 
+def unavailable_types(tools: Iterable[Mapping[str, Any]], *, nested: bool = False) -> Iterator[str]:
+    """The types of the tools that no model is offered: Turnloom does not run them, or not in a namespace."""
+    for tool in tools:
+        match tool["type"]:
+            case "function" | "custom":
+                continue
+            case "mcp" if not nested:
+                continue
+            case "namespace" if not nested:
+                yield from unavailable_types(tool["tools"], nested=True)
+            case kind:
+                yield kind
+
+
 def _threshold(strategies: Iterable[Mapping[str, Any]]) -> int | None:
     return min((strategy.get("compact_threshold", COMPACT_THRESHOLD) for strategy in strategies), default=None)
 

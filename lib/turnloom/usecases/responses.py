@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -36,10 +37,12 @@ from turnloom.usecases.chains import (
 from turnloom.usecases.conversations import blanked, get_conversation, take_back
 from turnloom.usecases.disposal import DAY
 from turnloom.usecases.idempotency import Hold, give_up, stake
-from turnloom.usecases.response_rules import rules
+from turnloom.usecases.response_rules import rules, unavailable_tools
 from turnloom.usecases.server_addresses import ServerAddresses
 from turnloom.usecases.services import Services
 from turnloom.usecases.trail import note
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +93,9 @@ async def create_response(services: Services, caller: Caller, asked: ResponseReq
             return earlier
         try:
             brief = Brief(spec, chain.turns, RESPONSES, _scope(caller, record))
-            return await _begun(services, record, brief, asked)
+            begun = await _begun(services, record, brief, asked)
+            _log_unavailable(record.turn.id, unavailable_tools(asked.settings, chain.turns, asked.input, addresses))
+            return begun
         except ConditionFailed:
             await give_up(services, caller.owner, asked.key, record.turn.id)
             chain = await _elsewhere(services, caller.owner, chain, asked)
@@ -186,6 +191,14 @@ async def _chain(services: Services, owner: str, settings: Mapping[str, Any]) ->
     if chain.conversation is not None:
         await check_unlocked(services, chain)
     return chain
+
+
+def _log_unavailable(response_id: str, tools: Sequence[str]) -> None:
+    """Warn of tools that the request brought and its model is not offered, if there are any."""
+    if tools:
+        named = ", ".join(tools)
+        extra = {"turn_id": response_id}
+        logger.warning("response %s is not offered these tools: %s", response_id, named, extra=extra)
 
 
 def _check_servers(services: Services, asked: ResponseRequest) -> None:
