@@ -6,11 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from starlette.responses import Response
 from starlette.testclient import TestClient
+from starlette.types import Receive, Scope, Send
 
+from tests.server import LoopbackServer
 from turnloom import bootstrap
 from turnloom.local import template
-from turnloom.local.gateway import LocalNames, gateway
+from turnloom.local.gateway import LocalNames, Readiness, gateway
 from turnloom.local.hosts import is_loopback
 
 
@@ -85,6 +88,19 @@ def test_a_page_of_another_origin_is_refused_where_nobody_needs_a_credential(cli
 def test_a_page_of_this_machine_or_of_a_named_origin_is_served(client: TestClient, origin: str, origins: str) -> None:
     headers = {"host": "localhost:8321", "origin": origin}
     assert TestClient(LocalNames(client.app, origins)).get("/v1/agents", headers=headers).status_code == 200
+
+
+def test_health_waits_for_the_other_parts(client: TestClient) -> None:
+    async def up(scope: Scope, receive: Receive, send: Send) -> None:
+        await Response()(scope, receive, send)
+
+    with LoopbackServer(up) as engine:
+        assert TestClient(Readiness(client.app, {"engine": engine.url})).get("/v1/health").status_code == 200
+    waiting = TestClient(Readiness(client.app, {"engine": engine.url}))
+    answer = waiting.get("/v1/health")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "not_ready")
+    assert "engine" in answer.json()["detail"]
+    assert waiting.get("/v1/version").status_code == 200
 
 
 def test_only_this_machine_reaches_loopback() -> None:

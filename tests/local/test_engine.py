@@ -159,6 +159,10 @@ def await_health(url: str, process: subprocess.Popen[bytes]) -> None:
 # --- the way of a turn
 
 
+def test_an_engine_that_listens_has_run_an_execution(laptop: Laptop) -> None:
+    assert laptop.ended("warm-up").status == "SUCCEEDED"
+
+
 async def test_a_turn_with_tools_goes_gather_model_tools_model_finish(laptop: Laptop) -> None:
     ended = await laptop.run(
         "whole",

@@ -137,6 +137,8 @@ def _parts(env: dict[str, str], host: str, port: int) -> list[Part]:
         Part("engine", "turnloom.local.engine", ["--port", str(engine_port)], f"http://127.0.0.1:{engine_port}/health")
     )
     gateway = ["--host", host, "--port", str(port)]
+    for part in parts:
+        gateway += ["--part", f"{part.name}={part.health}"]
     parts.append(Part("gateway", "turnloom.local.gateway", gateway, f"http://{_reachable(host)}:{port}/v1/health"))
     return parts
 

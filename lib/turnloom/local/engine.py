@@ -28,10 +28,12 @@ from pathlib import Path
 from typing import Any
 
 from werkzeug.serving import make_server
+from werkzeug.test import Client
 from werkzeug.wrappers import Request, Response
 
 from turnloom.adapters.stepfunctions import SECRET, SECRET_HEADER, show_secret
 from turnloom.local.hosts import is_own_name
+from turnloom.local.libraries import import_libraries
 from turnloom.local.template import ACCOUNT, REGION, ROOT, STATE_MACHINE_ARN, definition, load, tasks
 
 logger = logging.getLogger(__name__)
@@ -73,13 +75,18 @@ class Context:
 
 
 class Functions:
-    """Lambda's Invoke for these functions of a folder and no other, each imported when it is first called."""
+    """Lambda's Invoke for these functions of a folder and no other, each imported by `load_all` or its first call."""
 
     def __init__(self, folder: Path, names: Collection[str]) -> None:
         self._folder = folder
         self._names = names
         self._handlers: dict[str, Handler] = {}
         self._importing = threading.Lock()
+
+    def load_all(self) -> None:
+        """Import all of them now."""
+        for name in self._names:
+            self._handler(name)
 
     def invoke(self, name: str, payload: bytes) -> Response:
         """What Lambda answers: the handler's result, or what it raised, marked by a header."""
@@ -208,7 +215,7 @@ def _is_for_the_machine(request: Request) -> bool:
 
 
 def main() -> None:
-    """Serve until SIGTERM or Ctrl-C."""
+    """Serve until SIGTERM or Ctrl-C, from when the first execution would be as fast as any."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--functions", type=Path, default=ROOT / "functions", help="the folder of the functions")
@@ -216,15 +223,35 @@ def main() -> None:
     if not (secret := os.environ.get(SECRET, "")):
         raise SystemExit(f"{SECRET} is not set: `make dev` starts this with a secret of its own.")
     _set_up(given.port, secret)
-    server = make_server(
-        "127.0.0.1", given.port, application(Functions(given.functions, tasks()), secret), threaded=True
-    )
+    functions = Functions(given.functions, tasks())
+    serve = application(functions, secret)
+    _warm_up(functions, serve, secret)
+    server = make_server("127.0.0.1", given.port, serve, threaded=True)
     serving = threading.Thread(target=server.serve_forever, args=(0.1,))
     serving.start()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: server.shutdown())
     serving.join()
     server.server_close()
+
+
+def _warm_up(functions: Functions, serve: Wsgi, secret: str) -> None:
+    """Do once what the first turn would wait for: import the tasks, and let an execution pass that has none to do."""
+    import boto3
+
+    import_libraries()
+    functions.load_all()
+    boto3.client("lambda", region_name=REGION)
+    headers = {
+        SECRET_HEADER: secret,
+        "x-amz-target": "AWSStepFunctions.StartExecution",
+        # moto finds the service by it.
+        "authorization": f"AWS4-HMAC-SHA256 Credential=local/20260101/{REGION}/states/aws4_request",
+    }
+    execution = {"stateMachineArn": STATE_MACHINE_ARN, "name": "warm-up", "input": '{"next": "done"}'}
+    answer = Client(serve).post("/", json=execution, content_type="application/x-amz-json-1.0", headers=headers)
+    if "executionArn" not in answer.text:
+        logger.warning("the state machine did not warm up: %s", answer.text)
 
 
 def _set_up(port: int, secret: str) -> None:

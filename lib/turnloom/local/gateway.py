@@ -1,6 +1,6 @@
 """The laptop's API Gateway: the routes of template.yaml, each served by the app of its own function.
 
-    python -m turnloom.local.gateway --host 127.0.0.1 --port 8321
+    python -m turnloom.local.gateway --host 127.0.0.1 --port 8321 --part engine=http://127.0.0.1:8322/health
 
 What template.yaml does not route is missing here too. With TURNLOOM_AUTH set, the authorizer of template.yaml is asked
 before each, and nothing it says is kept. The gateway also keeps the schedule of the sweeper.
@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
+import httpx2
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -24,8 +25,10 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from turnloom.adapters.stepfunctions import stepfunctions_client
 from turnloom.adapters.threads import Threads
 from turnloom.local.hosts import is_loopback, is_own_name
+from turnloom.local.libraries import import_libraries
 from turnloom.local.protocol import BoundedProtocol
 from turnloom.local.template import ACCOUNT, REGION, Function, authorizer, functions, load
 from turnloom.wire.app import share
@@ -97,6 +100,34 @@ class LocalNames:
         if {origin, "*"} & self._origins:
             return True
         return not origin or is_own_name(origin.partition("://")[2] or origin)
+
+
+class Readiness:
+    """Answers /v1/health with 503 as long as another part of the laptop is not up; `parts` are their health routes."""
+
+    def __init__(self, app: ASGIApp, parts: Mapping[str, str]) -> None:
+        self._app = app
+        self._parts = parts
+        self._client = httpx2.AsyncClient(timeout=1, trust_env=False)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        app = self._app
+        if scope["type"] == "http" and scope["path"] == "/v1/health" and (part := await self._missing()):
+            app = _refusal(
+                Request(scope), "not_ready", f"The {part} of this laptop is not up yet.", {"retry-after": "1"}
+            )
+        await app(scope, receive, send)
+
+    async def _missing(self) -> str | None:
+        """The name of a part that is not up."""
+        for name, health in self._parts.items():
+            try:
+                up = (await self._client.get(health)).is_success
+            except httpx2.TransportError:
+                up = False
+            if not up:
+                return name
+        return None
 
 
 class Guarded:
@@ -176,10 +207,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8321)
+    parser.add_argument("--part", action="append", default=[], metavar="NAME=URL", help="another part and its health")
     given = parser.parse_args()
     app = gateway()
+    app.add_middleware(Readiness, parts=dict(part.split("=", 1) for part in given.part))
     if is_loopback(given.host) and os.environ.get("TURNLOOM_AUTH", "none") == "none":
         app.add_middleware(LocalNames, origins=os.environ.get("TURNLOOM_CORS_ORIGINS", ""))
+    import_libraries()
+    # boto3 keeps the description of the service for the client that is made later.
+    stepfunctions_client(REGION)
     # Streams that nobody ends must not keep a Ctrl-C waiting: their turns go on when the laptop is up again.
     uvicorn.run(
         app,

@@ -133,8 +133,11 @@ def read(path: Path) -> dict[str, Any]:
     return loaded
 
 
-class _Loader(yaml.SafeLoader):
-    """Safe YAML with CloudFormation's short tags in their long form: `!Ref X` is {"Ref": "X"}."""
+class _Loader(yaml.CSafeLoader):
+    """Safe YAML with CloudFormation's short tags in their long form: `!Ref X` is {"Ref": "X"}.
+
+    Read by libyaml, which is ten times faster than Python.
+    """
 
 
 def _short_tag(loader: _Loader, tag: str, node: yaml.Node) -> dict[str, Any]:

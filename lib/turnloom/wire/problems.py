@@ -54,6 +54,7 @@ _STATUS: dict[str, int] = {
     "shield_unavailable": 502,
     "store_unavailable": 503,
     "authorizer_unavailable": 503,
+    "not_ready": 503,
     "upstream_timeout": 504,
     "storage_full": 507,
 }
