@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +14,8 @@ from openai import OpenAI
 
 from tests.e2e.conftest import Laptop
 from tests.upstream import Answer, Gate, Received, call, say
+
+README = Path(__file__).parents[2] / "README.md"
 
 
 def shopping_list(item: str) -> int:
@@ -66,6 +71,27 @@ def test_the_helper_runs_server_tools_and_its_own_in_one_turn(
         assert kinds == ["inference", "tool_execution", "tool_execution", "inference", "tool_execution", "inference"]
     session = client.agents.session.retrieve(session_id, agent_id=agent.agent_id)
     assert len(session.turns) == 2 and session.turns[-1].to_dict() == told.to_dict()
+
+
+def question_and_tool(request: Received) -> Answer:
+    """Call the tool that the question of the README is about, then say what it said."""
+    if results := since_the_question(request):
+        return say(f"It is {results[0]['content']}.")
+    asked = [message["content"] for message in request.body["messages"] if message["role"] == "user"][-1]
+    apples = call(("shopping_list", {"item": "apples"}))
+    return apples if "apples" in asked else call(("calculator", {"expression": "6*7"}))
+
+
+def test_the_first_program_of_the_readme_prints_calls_and_answers(laptop: Laptop) -> None:
+    laptop.upstream.answer = question_and_tool
+    program = README.read_text().split("```python\n")[1].split("```")[0].replace("http://127.0.0.1:8321", laptop.url)
+    output = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
+    assert output.splitlines() == [
+        'calculator {"expression": "6*7"} -> 42',
+        "It is 42.",
+        'shopping_list {"item": "apples"} -> 3',
+        "It is 3.",
+    ]
 
 
 def test_an_infinite_tool_loop_is_stopped(laptop: Laptop, client: LlamaStackClient) -> None:

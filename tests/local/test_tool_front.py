@@ -214,13 +214,43 @@ def answer(result_text: str, **body: Any) -> Any:
     return tool_front.answer_request({"messages": conversation, **body})
 
 
-def test_a_short_result_must_be_in_the_answer() -> None:
+def test_a_short_result_is_the_answer_word_for_word() -> None:
     request = answer('{"item": "apples", "price": 1.50}', temperature=0)
     system, question = request["messages"]
     assert system["role"] == "system" and system["content"].startswith("Be brief.\n")
-    assert question == user("How many? (The answer is: item: apples, price: 1.50)")
-    assert '"item: apples, price: 1.50"' in request["grammar"]
+    assert question == user("How many? (The answer is: item: apples, price: 1.50.)")
+    assert request["grammar"] == 'root ::= "item: apples, price: 1.50."'
     assert request["temperature"] == 0
+
+
+@pytest.mark.parametrize(
+    ("result_text", "sentence"),
+    [
+        ("42", "The answer is 42."),
+        ("-0.50", "The answer is -0.50."),
+        ('{"item": "apples", "count": 3}', "The count is 3."),
+        ('{"item": "Apples", "unit_price": 1.50}', "The unit price is 1.50."),
+        ('{"item": "apples"}', "The item is apples."),
+        ('{"item": "apple", "count": 3}', "item: apple, count: 3."),
+        ('{"status": "All is well."}', "All is well."),
+        ('{"note": ""}', "The note is empty."),
+        ('{"": 1}', ": 1."),
+        ("Sunny, 20 degrees", "Sunny, 20 degrees."),
+        ("It rains!", "It rains!"),
+        ('[{"a": 1}, {"a": 2}]', "a: 1; a: 2."),
+        ("", "The result is empty."),
+        ("{}", "The result is empty."),
+    ],
+)
+def test_a_result_becomes_a_sentence_with_what_the_question_does_not_say(result_text: str, sentence: str) -> None:
+    assert tool_front.statement(result_text, "How many apples are there?") == sentence
+
+
+def test_several_results_become_several_sentences() -> None:
+    conversation = [user("6 * 7, and apples?"), called(), result("42"), result('{"item": "apples", "count": 3}')]
+    assert (
+        'root ::= "The answer is 42. The count is 3."' in tool_front.answer_request({"messages": conversation}).values()
+    )
 
 
 def test_a_long_result_is_told_and_not_quoted() -> None:
@@ -304,7 +334,8 @@ def test_a_shorter_conversation_keeps_instructions_and_the_newest_messages() -> 
         ("417.30", "417.30"),
         ('{"a": 1.50, "b": [1, "x"], "c": null, "d": true}', "a: 1.50, b: 1; x, c: null, d: true"),
         ("two\n  lines", "two lines"),
-        ('"quoted"', '"quoted"'),
+        ('"quoted"', "quoted"),
+        (json.dumps(json.dumps({"a": 1.5})), "a: 1.5"),
         ("", ""),
     ],
 )

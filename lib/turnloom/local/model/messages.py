@@ -47,12 +47,12 @@ def question(messages: Sequence[JSON]) -> str:
 
 
 def newest_results(messages: Sequence[JSON]) -> list[str]:
-    """What the tools said that were called last, if the conversation ends with it; in order."""
+    """What the tools said that were called last, as they said it, if the conversation ends with it; in order."""
     results: list[str] = []
     for message in reversed(messages):
         if message.get("role") != "tool":
             break
-        results.append(shown(text(message.get("content"))))
+        results.append(text(message.get("content")))
     return results[::-1]
 
 
@@ -80,14 +80,28 @@ def text(content: JSON) -> str:
     return str(content)
 
 
-def shown(result: str) -> str:
-    """A tool's result on one line, JSON as `key: value, ...`, which small models quote better than brackets."""
+def parsed(result: str) -> JSON:
+    """A tool's result as the JSON object or array that it is, numbers as they were written, or else as a text.
+
+    JSON may be wrapped in JSON: clients make a string of what their functions return.
+    """
     try:
-        # Numbers stay as they were written.
         value = json.loads(result, parse_float=str, parse_int=str)
     except ValueError:
-        value = result
-    return " ".join((_leaves(value) if isinstance(value, dict | list) else result).split())
+        return result
+    if isinstance(value, str) and result.lstrip().startswith('"'):
+        return parsed(value)
+    return value if isinstance(value, dict | list) else result
+
+
+def one_line(value: JSON) -> str:
+    """A value on one line, JSON as `key: value, ...`, which small models quote better than brackets."""
+    return " ".join(_leaves(value).split())
+
+
+def shown(result: str) -> str:
+    """A tool's result on one line."""
+    return one_line(parsed(result))
 
 
 def _plain(message: JSON) -> JSON:

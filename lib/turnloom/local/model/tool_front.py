@@ -2,7 +2,7 @@
 
 The tool is the one whose name and description share most words with what the user said; the model then writes the
 arguments, held to the tool's JSON schema, and they are validated. Once the tools have answered, the model tells the
-result; a short one it is made to quote, as it would rather calculate for itself, and wrongly.
+result; a short one it is held to quote word for word, as it would rather calculate for itself, and wrongly.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ FEW_WORDS = 3
 QUOTED_CHARACTERS = 200
 TOLD_CHARACTERS = 3000
 _ARGUMENT_TOKENS = 256
+_ENDS = (".", "!", "?")
 
 
 class BadRequest(ValueError):
@@ -95,31 +96,54 @@ def checked(tool: Tool, written: str) -> str | None:
 
 
 def answer_request(body: Mapping[str, JSON]) -> JSON:
-    """The request that makes the model tell the newest results of tools; a short result must be in the answer.
+    """The request that makes the model tell the newest results of tools; it is held to quote short ones.
 
     What was said before is left out, but for the instructions: the model would rather go on with that.
     """
     conversation = body["messages"]
-    asked = messages.question(conversation)
-    result = "; ".join(messages.newest_results(conversation))[:TOLD_CHARACTERS]
+    question = messages.question(conversation)
+    statements = [statement(result, question) for result in messages.newest_results(conversation)]
+    answer = " ".join(statements)[:TOLD_CHARACTERS]
     instructions = messages.instructions(conversation) or f"{messages.ASSISTANT} Use the tools."
-    system = f"{instructions}\nAnswer in one short sentence. The answer is: {result}"
+    system = f"{instructions}\nAnswer in one short sentence. The answer is: {answer}"
     free = (body.get("response_format") or {}).get("type", "text") == "text"
-    quotable = free and 0 < len(result) <= QUOTED_CHARACTERS
-    asked = f"{asked} (The answer is: {result})" if quotable else asked
-    told = [{"role": "system", "content": system}, {"role": "user", "content": asked}]
-    return {**body, "messages": told, **({"grammar": _quoting(result)} if quotable else {})}
+    quotable = free and len(answer) <= QUOTED_CHARACTERS
+    question = f"{question} (The answer is: {answer})" if quotable else question
+    shown = [{"role": "system", "content": system}, {"role": "user", "content": question}]
+    grammar = {"grammar": f"root ::= {json.dumps(answer, ensure_ascii=False)}"} if quotable else {}
+    return {**body, "messages": shown, **grammar}
 
 
-def _quoting(result: str) -> str:
-    """A GBNF grammar: one sentence around the literal result, with no other figure to compete with it."""
-    return "\n".join(
-        (
-            f"root ::= start {json.dumps(result, ensure_ascii=False)} end",
-            """start ::= ([A-Za-zÀ-ÿ'’]{1,14} [,:]? " "){0,9}""",
-            """end ::= ([,;]? " " [A-Za-zÀ-ÿ ,'’"°%()-]{1,60})? [.!]?""",
-        )
-    )
+def statement(result: str, question: str) -> str:
+    """A sentence that states a tool's result: all it says, but for what the question says already.
+
+    `{"item": "apples", "count": 3}` is "The count is 3." to who asks for apples, `42` is "The answer is 42.", and a
+    text of several words stands for itself.
+    """
+    match messages.parsed(result):
+        case dict() as fields if fields:
+            text = _fields_statement(fields, question)
+        case value:
+            text = messages.one_line(value) or "The result is empty"
+            text = f"The answer is {text}" if len(text.split()) == 1 else text
+    return text if text.endswith(_ENDS) else f"{text}."
+
+
+def _fields_statement(fields: Mapping[str, JSON], question: str) -> str:
+    news = {name: value for name, value in fields.items() if not _mentions(question, value)} or fields
+    lines = {name.replace("_", " "): messages.one_line(value) for name, value in news.items()}
+    match list(lines.items()):
+        case [(name, value)] if name:
+            return value if value.endswith(_ENDS) else f"The {name} is {value or 'empty'}"
+        case _:
+            return messages.one_line(lines)
+
+
+def _mentions(question: str, value: JSON) -> bool:
+    """Whether the question has the words of a value that is no container."""
+    if isinstance(value, dict | list):
+        return False
+    return re.search(rf"(?<!\w){re.escape(messages.one_line(value))}(?!\w)", question, re.IGNORECASE) is not None
 
 
 def _arguments_request(tool: Tool, text: str, schema: JSON) -> JSON:
