@@ -27,7 +27,7 @@ from turnloom.local.model.front import Front, Status
 from turnloom.local.model.weights import SMOLLM2
 
 ROOT = Path(__file__).parents[2]
-HELLO: dict[str, Any] = {"model": "any/model", "messages": [{"role": "user", "content": "Hello"}]}
+HELLO: dict[str, Any] = {"model": "demo", "messages": [{"role": "user", "content": "Hello"}]}
 CALCULATOR = {
     "type": "function",
     "function": {
@@ -37,7 +37,7 @@ CALCULATOR = {
     },
 }
 SUM: dict[str, Any] = {
-    "model": "any/model",
+    "model": "demo",
     "messages": [{"role": "user", "content": "Calculate 1 + 1"}],
     "tools": [CALCULATOR],
 }
@@ -124,7 +124,7 @@ async def streamed(url: str, body: Any) -> AsyncIterator[AsyncIterator[str]]:
 # --- talk
 
 
-async def test_talk_is_answered_by_the_engine_whatever_model_is_named(url: str, engine: Engine) -> None:
+async def test_talk_is_answered_by_the_engine(url: str, engine: Engine) -> None:
     answer = await chat(url, {**HELLO, "temperature": 0.5, "response_format": {"type": "json_object"}})
     assert answer.json()["choices"][0]["message"]["content"] == "Hi"
     assert engine.bodies[0]["temperature"] == 0.5
@@ -210,7 +210,7 @@ async def test_too_long_a_conversation_loses_its_oldest_messages(url: str, engin
 
     engine.rule = narrow
     spoken = [{"role": "user", "content": str(number)} for number in range(12)]
-    answer = await chat(url, {"messages": [{"role": "system", "content": "Be brief."}, *spoken]})
+    answer = await chat(url, {**HELLO, "messages": [{"role": "system", "content": "Be brief."}, *spoken]})
     assert answer.status_code == 200
     assert [message["content"] for message in engine.bodies[-1]["messages"]] == ["Be brief.", "9", "10", "11"]
 
@@ -221,11 +221,23 @@ async def test_a_single_message_that_is_too_long_is_refused(url: str, engine: En
     assert (answer.status_code, answer.json()["error"]["message"]) == (400, "too long")
 
 
-@pytest.mark.parametrize("body", ["no object", {}, {"messages": []}, {"messages": ["x"]}, {**SUM, "tool_choice": "x"}])
+@pytest.mark.parametrize(
+    "body", ["no object", {}, {**HELLO, "messages": []}, {**HELLO, "messages": ["x"]}, {**SUM, "tool_choice": "x"}]
+)
 async def test_what_makes_no_sense_never_reaches_the_engine(url: str, engine: Engine, body: Any) -> None:
     answer = await chat(url, body)
     assert answer.status_code == 400
     assert answer.json()["error"]["type"] == "invalid_request_error"
+    assert engine.bodies == []
+
+
+async def test_a_model_that_is_not_here_is_refused(url: str, engine: Engine) -> None:
+    answer = await chat(url, {**HELLO, "model": "gpt-4o"})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], error["param"]) == (404, "model_not_found", "model")
+    assert "gpt-4o" in error["message"] and "demo" in error["message"]
+    nameless = await chat(url, {"messages": HELLO["messages"]})
+    assert (nameless.status_code, nameless.json()["error"]["param"]) == (400, "model")
     assert engine.bodies == []
 
 
@@ -299,7 +311,7 @@ async def test_after_a_result_the_model_answers_with_it(url: str, engine: Engine
 
 async def test_another_model_file_is_given_the_tools_as_they_are(engine: Engine) -> None:
     with serving(engine, Status("own", demo=False, phase="ready")) as url:
-        await chat(url, {**SUM, "tool_choice": "required"})
+        await chat(url, {**SUM, "model": "own", "tool_choice": "required"})
     [body] = engine.bodies
     assert (body["tools"], body["tool_choice"], body["messages"]) == ([CALCULATOR], "required", SUM["messages"])
 

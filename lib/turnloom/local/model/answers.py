@@ -69,9 +69,11 @@ def frame(document: JSON) -> bytes:
     return f"data: {json.dumps(document, ensure_ascii=False)}\n\n".encode()
 
 
-def problem(message: str, kind: str = "invalid_request_error", code: str | None = None) -> JSON:
+def problem(
+    message: str, kind: str = "invalid_request_error", code: str | None = None, param: str | None = None
+) -> JSON:
     """The protocol's error document."""
-    return {"error": {"message": message, "type": kind, "param": None, "code": code}}
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
 def new_call_id() -> str:

@@ -95,6 +95,17 @@ class Front:
         if not hmac.compare_digest(shown.encode(), self._bearer.encode()):
             raise Refused(401, problem("The embedded model is for Turnloom alone.", "invalid_request_error", "no_key"))
 
+    def _check_model(self, body: JSON) -> None:
+        """Refuse a request for a model that is not here, as endpoints do that have several."""
+        match body.get("model"):
+            case self._status.model:
+                return
+            case str(name):
+                message = f"The model '{name}' does not exist. The embedded model is '{self._status.model}'."
+                raise Refused(404, problem(message, code="model_not_found", param="model"))
+            case _:
+                raise Refused(400, problem("'model' must be the name of a model", param="model"))
+
     async def models(self, request: Request) -> Response:
         self._check_key(request)
         model = {"id": self._status.model, "object": "model", "created": self._started, "owned_by": "turnloom"}
@@ -103,6 +114,7 @@ class Front:
     async def chat(self, request: Request) -> Response:
         self._check_key(request)
         body = await _body(request)
+        self._check_model(body)
         if self._status.phase != "ready":
             message = f"The embedded model is not ready: {self._status.phase}."
             raise Refused(503, problem(message, "server_error", "model_loading"))
