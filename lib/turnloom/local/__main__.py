@@ -23,9 +23,11 @@ from pathlib import Path
 from types import FrameType
 
 from turnloom.adapters.stepfunctions import SECRET
-from turnloom.local.data import Unusable, prepare
+from turnloom.local.data import Unusable
 from turnloom.local.hosts import is_loopback
+from turnloom.local.preflight import check_settings, is_embedded
 from turnloom.local.template import REGION, STATE_MACHINE_ARN
+from turnloom.local.upstream_check import address_of, check_upstream
 
 OLLAMA = "http://127.0.0.1:11434"
 
@@ -82,13 +84,9 @@ class Stopped(Exception):
 def main() -> int:
     """Start all parts, say where they are, watch over them until Ctrl-C."""
     env = dict(os.environ)
-    host, port = env.get("HOST", "127.0.0.1"), int(env.get("PORT", "8321"))
-    if _taken(host, port):
-        print(f"Port {port} on {host} is in use; is Turnloom running already? Choose another: PORT=8322 make dev")
-        return 1
     env.setdefault("TURNLOOM_DATA_DIR", str(Path(".turnloom").resolve()))
     try:
-        prepare(Path(env["TURNLOOM_DATA_DIR"]))
+        host, port = check_settings(env)
     except Unusable as failure:
         print(failure)
         return 1
@@ -119,28 +117,33 @@ def _stop(_signal: int, _frame: FrameType | None) -> None:
 
 
 def _parts(env: dict[str, str], host: str, port: int) -> list[Part]:
-    parts: list[Part] = []
+    """The parts in the order of their start, the one that takes longest first; `env` gets to say where they are."""
     env[SECRET] = secrets.token_urlsafe(32)
-    if not env.get("OPENAI_BASE_URL") and not env.get("OPENAI_API_KEY"):
-        model_port = _free_port()
-        arguments = ["--port", str(model_port), "--data-dir", env["TURNLOOM_DATA_DIR"]]
-        parts.append(Part("model", "turnloom.local.model", arguments, f"http://127.0.0.1:{model_port}/health"))
-        env["OPENAI_BASE_URL"] = f"http://127.0.0.1:{model_port}/v1"
-        env["OPENAI_API_KEY"] = env[SECRET]
-        env["TURNLOOM_EMBEDDED"] = "1"
-    engine_port = _free_port()
-    env["AWS_ENDPOINT_URL_STEPFUNCTIONS"] = f"http://127.0.0.1:{engine_port}"
-    env["TURNLOOM_STATE_MACHINE_ARN"] = STATE_MACHINE_ARN
-    for name, value in (("ACCESS_KEY_ID", "local"), ("SECRET_ACCESS_KEY", "local"), ("DEFAULT_REGION", REGION)):
-        env.setdefault(f"AWS_{name}", value)
-    parts.append(
-        Part("engine", "turnloom.local.engine", ["--port", str(engine_port)], f"http://127.0.0.1:{engine_port}/health")
-    )
+    parts = [_engine(env)]
+    if is_embedded(env):
+        parts.append(_model(env))
     gateway = ["--host", host, "--port", str(port)]
     for part in parts:
         gateway += ["--part", f"{part.name}={part.health}"]
-    parts.append(Part("gateway", "turnloom.local.gateway", gateway, f"http://{_reachable(host)}:{port}/v1/health"))
-    return parts
+    return [*parts, Part("gateway", "turnloom.local.gateway", gateway, f"{_url(host, port)}/v1/health")]
+
+
+def _engine(env: dict[str, str]) -> Part:
+    port = _free_port()
+    env["AWS_ENDPOINT_URL_STEPFUNCTIONS"] = f"http://127.0.0.1:{port}"
+    env["TURNLOOM_STATE_MACHINE_ARN"] = STATE_MACHINE_ARN
+    for name, value in (("ACCESS_KEY_ID", "local"), ("SECRET_ACCESS_KEY", "local"), ("DEFAULT_REGION", REGION)):
+        env.setdefault(f"AWS_{name}", value)
+    return Part("engine", "turnloom.local.engine", ["--port", str(port)], f"http://127.0.0.1:{port}/health")
+
+
+def _model(env: dict[str, str]) -> Part:
+    port = _free_port()
+    env["OPENAI_BASE_URL"] = f"http://127.0.0.1:{port}/v1"
+    env["OPENAI_API_KEY"] = env[SECRET]
+    env["TURNLOOM_EMBEDDED"] = "1"
+    arguments = ["--port", str(port), "--data-dir", env["TURNLOOM_DATA_DIR"]]
+    return Part("model", "turnloom.local.model", arguments, f"http://127.0.0.1:{port}/health")
 
 
 def _wait(part: Part, env: dict[str, str]) -> None:
@@ -174,11 +177,14 @@ def _revive(part: Part, env: dict[str, str]) -> None:
 
 
 def _welcome(env: dict[str, str], host: str, port: int) -> None:
-    address = f"http://{_reachable(host)}:{port}"
-    model = env.get("TURNLOOM_MODEL") or _first_model(env) or "<model>"
+    address = _url(host, port)
+    upstream = check_upstream(env)
+    if upstream.problem:
+        print(f"\n{upstream.problem}")
+    model = env.get("TURNLOOM_MODEL") or upstream.model or "<model>"
     embedded = "TURNLOOM_EMBEDDED" in env
     demo = "" if env.get("TURNLOOM_GGUF") else " demo model; tool choice is a heuristic"
-    note = f" (embedded{demo})" if embedded else f" at {env.get('OPENAI_BASE_URL')}"
+    note = f" (embedded{demo})" if embedded else f" at {address_of(env)}"
     print(f"\nTurnloom is at {address}")
     print(f"  model     {model}{note}")
     print(f"  state     {env['TURNLOOM_DATA_DIR']}")
@@ -199,17 +205,6 @@ def _welcome(env: dict[str, str], host: str, port: int) -> None:
     print("\nCtrl-C stops it.", flush=True)
 
 
-def _first_model(env: dict[str, str]) -> str | None:
-    base = env.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"
-    headers = {"authorization": f"Bearer {env.get('OPENAI_API_KEY') or 'none'}"}
-    try:
-        request = urllib.request.Request(f"{base.rstrip('/')}/models", headers=headers)
-        with urllib.request.urlopen(request, timeout=3) as answer:
-            return str(json.load(answer)["data"][0]["id"])
-    except (OSError, ValueError, LookupError):
-        return None
-
-
 def _answers(url: str) -> bool:
     try:
         with urllib.request.urlopen(url, timeout=0.5):
@@ -218,18 +213,10 @@ def _answers(url: str) -> bool:
         return False
 
 
-def _reachable(host: str) -> str:
-    return "127.0.0.1" if host in ("0.0.0.0", "::") else host  # noqa: S104
-
-
-def _taken(host: str, port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError:
-            return True
-    return False
+def _url(host: str, port: int) -> str:
+    """The address at which this machine reaches what listens on the host."""
+    name = "127.0.0.1" if host in ("0.0.0.0", "::") else host  # noqa: S104
+    return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
 
 
 def _free_port() -> int:
