@@ -11,7 +11,7 @@ from typing import Any
 from turnloom.adapters.clock import SystemClock, random_bits
 from turnloom.adapters.guard import Guard, hosts_in
 from turnloom.adapters.logs import structured
-from turnloom.adapters.meter import EmbeddedMeter
+from turnloom.adapters.meter import EmbeddedMeter, FailureLog
 from turnloom.adapters.openai_model import OpenAIModel
 from turnloom.adapters.retriever import DocumentRetriever
 from turnloom.adapters.shields import NoShields
@@ -64,7 +64,7 @@ def build(env: dict[str, str]) -> Services:
         brief=brief,
         orchestrator=StepFunctions(env.get("TURNLOOM_STATE_MACHINE_ARN", "")),
         pace=LOCAL_PACE if local else Pace(),
-        meter=None if local else EmbeddedMeter(_service(env)),
+        meter=FailureLog() if local else EmbeddedMeter(_service(env)),
     )
     vault = SivVault(_seal_secret(env, folder))
     made = Services(

@@ -21,7 +21,7 @@ ALLOWED = {
     "adapters": {"domain", "ports"},
     "testing": {"domain", "ports", "engine"},
     "tasks": {"bootstrap", "engine", "loop", "usecases"},
-    "local": {"wire", "domain", "ports", "adapters"},
+    "local": {"wire", "usecases", "domain", "ports", "adapters"},
 }
 
 

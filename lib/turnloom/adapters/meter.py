@@ -1,10 +1,13 @@
-"""The Meter port on CloudWatch: metrics inside of log lines (embedded metric format), which cost no call.
+"""The Meter port: on CloudWatch in a deployment, and in the log of a laptop.
+
+CloudWatch makes metrics of what stands in log lines (embedded metric format), which costs no call.
 
 Each metric has the dimension `service`, the deployment; those of models have `model` too, those of failures `code`.
 """
 
 from __future__ import annotations
 
+import logging
 from typing import Literal
 
 from turnloom.domain.event import (
@@ -19,6 +22,8 @@ from turnloom.domain.event import (
     TurnFailed,
 )
 from turnloom.domain.message import Usage
+
+logger = logging.getLogger(__name__)
 
 NAMESPACE = "Turnloom"
 MetricUnitName = Literal["Count", "Milliseconds"]
@@ -61,6 +66,22 @@ class EmbeddedMeter:
         for name, figure in figures.items():
             metrics.add_metric(name, unit, figure)
         metrics.flush_metrics()
+
+
+class FailureLog:
+    """The Meter of a laptop: logs why turns and tools failed, for whoever sits before it, and measures nothing."""
+
+    def saw(self, event: Event, *, api: str, model: str | None = None) -> None:
+        match event:
+            case TurnFailed(code=code, message=message):
+                logger.warning("A turn of %s failed with %s: %s", model or "an unknown model", code, message)
+            case ToolCompleted(error={"message": message}):
+                logger.warning("A tool failed: %s", message)
+            case _:
+                return
+
+    def first_token(self, seconds: float, *, api: str, model: str) -> None:
+        return
 
 
 def _tokens(usage: Usage) -> dict[str, float]:

@@ -34,7 +34,9 @@ from werkzeug.wrappers import Request, Response
 from turnloom.adapters.stepfunctions import SECRET, SECRET_HEADER, show_secret
 from turnloom.local.hosts import is_own_name
 from turnloom.local.libraries import import_libraries
+from turnloom.local.request_log import log_to_terminal
 from turnloom.local.template import ACCOUNT, REGION, ROOT, STATE_MACHINE_ARN, definition, load, tasks
+from turnloom.usecases.trail import trail
 
 logger = logging.getLogger(__name__)
 
@@ -222,6 +224,7 @@ def main() -> None:
     given = parser.parse_args()
     if not (secret := os.environ.get(SECRET, "")):
         raise SystemExit(f"{SECRET} is not set: `make dev` starts this with a secret of its own.")
+    log_to_terminal(trail)
     _set_up(given.port, secret)
     functions = Functions(given.functions, tasks())
     serve = application(functions, secret)

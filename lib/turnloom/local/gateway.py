@@ -30,7 +30,9 @@ from turnloom.adapters.threads import Threads
 from turnloom.local.hosts import is_loopback, is_own_name
 from turnloom.local.libraries import import_libraries
 from turnloom.local.protocol import BoundedProtocol
+from turnloom.local.request_log import RequestLog, log_to_terminal
 from turnloom.local.template import ACCOUNT, REGION, Function, authorizer, functions, load
+from turnloom.usecases.trail import trail
 from turnloom.wire.app import share
 from turnloom.wire.authorizer import REFUSAL, RETRY_AFTER, UNAVAILABLE, Unavailable
 from turnloom.wire.problems import agents_envelope, responses_envelope, status_of
@@ -213,6 +215,8 @@ def main() -> None:
     app.add_middleware(Readiness, parts=dict(part.split("=", 1) for part in given.part))
     if is_loopback(given.host) and os.environ.get("TURNLOOM_AUTH", "none") == "none":
         app.add_middleware(LocalNames, origins=os.environ.get("TURNLOOM_CORS_ORIGINS", ""))
+    app.add_middleware(RequestLog)
+    log_to_terminal(trail)
     import_libraries()
     # boto3 keeps the description of the service for the client that is made later.
     stepfunctions_client(REGION)
