@@ -138,7 +138,9 @@ def server() -> Iterator[str]:
         yield url
         return
     console.print("[dim]No server is running; starting one for the demo.[/dim]")
-    process = subprocess.Popen([sys.executable, "-m", "turnloom.local"])
+    # A line for each request would fall among those of the conversation.
+    env = {"TURNLOOM_LOG_LEVEL": "WARNING", **os.environ}
+    process = subprocess.Popen([sys.executable, "-m", "turnloom.local"], env=env)
     try:
         while not healthy(url):
             if process.poll() is not None:

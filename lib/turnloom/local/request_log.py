@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping
 
@@ -57,11 +58,14 @@ class RequestLog:
 
 
 def log_to_terminal(context: Callable[[], Mapping[str, str]]) -> None:
-    """Let requests, and everybody's warnings, write lines to standard error, with the turn's id from the context."""
+    """Let requests, and everybody's warnings, write lines to standard error, with the turn's id from the context.
+
+    With TURNLOOM_LOG_LEVEL=WARNING only requests that fail do.
+    """
     handler = logging.StreamHandler()
     handler.setFormatter(TerminalFormatter(context))
     logging.getLogger().addHandler(handler)
-    logger.setLevel(logging.INFO)
+    logger.setLevel(os.environ.get("TURNLOOM_LOG_LEVEL") or logging.INFO)
 
 
 class TerminalFormatter(logging.Formatter):
