@@ -215,6 +215,16 @@ async def test_images_in_results_are_named_for_a_model_that_refuses_images(
         await ask(model, UserMessage((ImagePart("data:image/png;base64,aGk="),)))
 
 
+@pytest.mark.parametrize("status", [400, 404, 422, 500])
+async def test_a_refusal_of_images_in_results_may_have_any_of_these_statuses(
+    model: OpenAIModel, upstream: ScriptedUpstream, status: int
+) -> None:
+    refusal = fail(status, {"error": {"message": "No endpoints found that support image input.", "code": status}})
+    upstream.answer = refusing(lambda body: "image_url" in json.dumps(body), refusal)
+    await ask(model, HI, *CALL, part_of_result("c1", [ImagePart("data:image/png;base64,aGk=")]))
+    assert upstream.bodies[-1]["messages"][-1]["content"] == "x\n[image]"
+
+
 # --- calls
 
 BAD_ID = "Tool call id was mcp_1 but must be a-z, A-Z, 0-9, with a length of 9."

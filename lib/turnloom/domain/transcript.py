@@ -255,6 +255,9 @@ def _arranged(messages: Sequence[Message], names: Names) -> Iterator[Message]:
     A message with calls moves down to the last of its results if anything else stands between them, so that what is
     newest in the conversation stays the newest.
     """
+    if not any(_has_calls_or_results(message) for message in messages):
+        yield from messages
+        return
     matched = _matched(messages)
     parts = _parts_of_results(messages)
     moved = _moved(messages, matched, parts)
@@ -275,6 +278,10 @@ def _arranged(messages: Sequence[Message], names: Names) -> Iterator[Message]:
                 yield message
             case _:
                 assert_never(message)
+
+
+def _has_calls_or_results(message: Message) -> bool:
+    return isinstance(message, ToolMessage) or (isinstance(message, AssistantMessage) and bool(message.calls))
 
 
 def _parts_of_results(messages: Sequence[Message]) -> dict[int, list[int]]:

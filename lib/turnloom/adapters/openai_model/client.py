@@ -158,7 +158,12 @@ class OpenAIModel:
             while True:
                 try:
                     response = await self._post(adapted(draft, tried).wire_body())
-                except (openai.BadRequestError, openai.UnprocessableEntityError, openai.InternalServerError) as refusal:
+                except (
+                    openai.BadRequestError,
+                    openai.NotFoundError,  # routers that know no model for such a request
+                    openai.UnprocessableEntityError,
+                    openai.InternalServerError,
+                ) as refusal:
                     words = refusal.response.text
                     adaptation = next_adaptation(draft, tried, refusal.status_code, words)
                     if adaptation is None:

@@ -24,13 +24,19 @@ from turnloom.domain.message import (
 )
 from turnloom.ports import ModelRequest
 
+_REASONING = "reasoning_content"
+
 
 @dataclass(frozen=True, slots=True)
 class Draft:
     """A request as it would usually be sent, and what its other forms need to know."""
 
     body: Mapping[str, JSON]
-    """The body of the call. Messages of the assistant hold their `reasoning_content`, which few endpoints are sent."""
+    """The body of the call.
+
+    Messages of the assistant hold their `reasoning_content`, which few endpoints are sent; where it is, one with calls
+    always has the key.
+    """
     optional: frozenset[str] = frozenset()
     """Parameters that nobody asked for: a model that refuses one is asked without it."""
     schema: JSON = None
@@ -40,7 +46,9 @@ class Draft:
 
     def wire_body(self) -> dict[str, JSON]:
         """The body as it goes over the wire."""
-        messages = [_with_reasoning(message, self.sends_reasoning) for message in self.body["messages"]]
+        if self.sends_reasoning:
+            return dict(self.body)
+        messages = [_without_reasoning(m) if _REASONING in m else m for m in self.body["messages"]]
         return {**self.body, "messages": messages}
 
 
@@ -68,6 +76,10 @@ def draft_of(request: ModelRequest, sends_reasoning: bool) -> Draft:
         # Deprecated at OpenAI in favour of `max_completion_tokens`, yet the one word that all endpoints know.
         body["max_tokens"] = request.max_tokens
     return Draft(body, frozenset(request.optional_sampling) - request.sampling.keys(), schema, sends_reasoning)
+
+
+def _without_reasoning(message: Mapping[str, JSON]) -> dict[str, JSON]:
+    return {key: value for key, value in message.items() if key != _REASONING}
 
 
 def _messages(messages: Iterable[Message]) -> Iterator[dict[str, JSON]]:
@@ -98,13 +110,6 @@ def _is_object(arguments: str) -> bool:
         return False
 
 
-def _with_reasoning(message: dict[str, JSON], sends_reasoning: bool) -> dict[str, JSON]:
-    """The message as the endpoint wants it: where reasoning is sent back, one with calls always has the key."""
-    if sends_reasoning and (message.get("reasoning_content") or "tool_calls" in message):
-        return message
-    return {key: value for key, value in message.items() if key != "reasoning_content"}
-
-
 def _message(message: Message) -> dict[str, JSON]:
     match message:
         case SystemMessage():
@@ -124,7 +129,8 @@ def _assistant(message: AssistantMessage) -> dict[str, JSON]:
     shown: dict[str, JSON] = {**message.extra, "role": "assistant", "content": content}
     if message.calls:
         shown["tool_calls"] = [_called(call) for call in message.calls]
-    shown["reasoning_content"] = message.reasoning
+    if message.calls or message.reasoning:
+        shown[_REASONING] = message.reasoning
     return shown
 
 
