@@ -9,6 +9,7 @@ from pathlib import Path
 LIB = Path(__file__).parents[2] / "lib" / "turnloom"
 
 PERMITTED = {
+    "local/preflight.py": "the supervisor resolves its own host before it has an event loop",
     "local/model/weights.py": "the model's process installs its weights once, before it serves",
     "adapters/guard.py": "the system's resolver",
 }
